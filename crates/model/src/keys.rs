@@ -1,0 +1,131 @@
+//! Under which object keys lies what?
+//!
+//! The only place that spells a key. All are relative to the store's root.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::failure::ObjectRef;
+use crate::ids::{AppId, BroadcastId, Epoch, Generation, JobId, PartitionId, RddId, ShuffleId, StageAttempt, StageId};
+
+/// Where leases of applications lie.
+pub const LEASES: &str = "shuffle/v1/_lease";
+
+/// Where shuffles lie.
+pub const SHUFFLES: &str = "shuffle/v1";
+
+/// An application's lease: it claims the epoch, and is renewed while the driver lives.
+#[must_use]
+pub fn lease(app: AppId, epoch: Epoch) -> String {
+    format!("{LEASES}/{app}-{:08x}", epoch.0)
+}
+
+/// The application and epoch of a lease's file name.
+#[must_use]
+pub fn parse_lease(name: &str) -> Option<(AppId, Epoch)> {
+    let (app, epoch) = name.rsplit_once('-')?;
+    Some((app.parse().ok()?, Epoch(u32::from_str_radix(epoch, 16).ok()?)))
+}
+
+/// An object of a shuffle. The hash comes first, with the same 256 prefixes for every application, so that request
+/// capacity which a store grew for earlier ones serves the next.
+#[must_use]
+pub fn shuffle_object(app: AppId, epoch: Epoch, shuffle: ShuffleId, generation: Generation, object: ObjectRef) -> String {
+    let mut id = [0u8; 38];
+    id[..16].copy_from_slice(&app.0.to_le_bytes());
+    id[16..20].copy_from_slice(&epoch.0.to_le_bytes());
+    id[20..24].copy_from_slice(&shuffle.0.to_le_bytes());
+    id[24..26].copy_from_slice(&generation.0.to_le_bytes());
+    id[26..34].copy_from_slice(&object.executor.0.to_le_bytes());
+    id[34..].copy_from_slice(&object.seq.to_le_bytes());
+    let prefix = xxh3_64(&id) as u8;
+    format!(
+        "{SHUFFLES}/{prefix:02x}/{app}-{:08x}/s{:08x}-g{:04x}/{:016x}-{:08x}.vonk",
+        epoch.0, shuffle.0, generation.0, object.executor.0, object.seq
+    )
+}
+
+/// The 256 prefixes under which an application's shuffles lie.
+pub fn shuffle_prefixes(app: AppId, epoch: Epoch) -> impl Iterator<Item = String> {
+    (0..=255u8).map(move |prefix| format!("{SHUFFLES}/{prefix:02x}/{app}-{:08x}", epoch.0))
+}
+
+/// Everything of an application that goes when it ends.
+#[must_use]
+pub fn application(app: AppId) -> String {
+    format!("apps/{app}")
+}
+
+/// A stage body too large for a message.
+#[must_use]
+pub fn body(app: AppId, epoch: Epoch, stage: StageId, attempt: StageAttempt) -> String {
+    format!("apps/{app}/{}/bodies/{}-{}", epoch.0, stage.0, attempt.0)
+}
+
+/// A task's input too large for a message.
+#[must_use]
+pub fn input(app: AppId, epoch: Epoch, stage: StageId, partition: PartitionId) -> String {
+    format!("apps/{app}/{}/inputs/{}/{}", epoch.0, stage.0, partition.0)
+}
+
+/// A task's result too large for a message; `object` makes it unique to the attempt that wrote it.
+#[must_use]
+pub fn result(app: AppId, epoch: Epoch, job: JobId, partition: PartitionId, object: ObjectRef) -> String {
+    format!("apps/{app}/{}/results/{}/{}-{}-{}", epoch.0, job.0, partition.0, object.executor.0, object.seq)
+}
+
+/// A broadcast variable too large for a message.
+#[must_use]
+pub fn broadcast(app: AppId, epoch: Epoch, broadcast: BroadcastId) -> String {
+    format!("apps/{app}/{}/broadcasts/{}", epoch.0, broadcast.0)
+}
+
+/// Where the partitions of a persisted dataset lie, if its level is the object store.
+#[must_use]
+pub fn cached_rdd(app: AppId, epoch: Epoch, rdd: RddId) -> String {
+    format!("apps/{app}/{}/cached/{}", epoch.0, rdd.0)
+}
+
+/// One partition of a persisted dataset.
+#[must_use]
+pub fn cached_partition(app: AppId, epoch: Epoch, rdd: RddId, partition: PartitionId) -> String {
+    format!("{}/{}", cached_rdd(app, epoch, rdd), partition.0)
+}
+
+/// Where an application notes the destinations it writes to, so that a sweep can finish or undo them.
+#[must_use]
+pub fn writes(app: AppId) -> String {
+    format!("apps/{app}/writes")
+}
+
+/// The note of one write.
+#[must_use]
+pub fn write_note(app: AppId, epoch: Epoch, job: JobId) -> String {
+    format!("apps/{app}/writes/{}-{}", epoch.0, job.0)
+}
+
+/// A piece of an application's event log.
+#[must_use]
+pub fn event_log(app: AppId, epoch: Epoch, part: u32) -> String {
+    format!("history/{app}/events-{}-{part:06}.jsonl", epoch.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ExecutorId;
+
+    #[test]
+    fn a_shuffle_object_lies_under_one_of_its_prefixes() {
+        let (app, epoch) = (AppId(7), Epoch(1));
+        let key = shuffle_object(app, epoch, ShuffleId(2), Generation(0), ObjectRef { executor: ExecutorId(3), seq: 9 });
+        assert_eq!(shuffle_prefixes(app, epoch).filter(|p| key.starts_with(p.as_str())).count(), 1, "{key}");
+        assert!(key.ends_with("/s00000002-g0000/0000000000000003-00000009.vonk"), "{key}");
+    }
+
+    #[test]
+    fn a_lease_name_reads_back() {
+        let key = lease(AppId(7), Epoch(258));
+        assert_eq!(parse_lease(key.rsplit('/').next().unwrap()), Some((AppId(7), Epoch(258))));
+        assert_eq!(parse_lease("garbage"), None);
+    }
+}

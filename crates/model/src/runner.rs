@@ -1,0 +1,102 @@
+//! How do `rdd` and `sql` hand over a job?
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_core::{Stream, future::BoxFuture};
+
+use crate::failure::Failure;
+use crate::graph::Job;
+use crate::ids::{AppId, BroadcastId, Epoch, IdSource, PartitionId, RddId, ShuffleId};
+use crate::messages::AccumulatorUpdate;
+use crate::write::{WriteReport, WriteTarget};
+
+/// What a running job gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobItem {
+    /// The result of one partition: accepted, and given once. In the order of arrival.
+    Result {
+        /// The partition.
+        partition: PartitionId,
+        /// Its bytes, fetched from the store if they were there.
+        bytes: Bytes,
+    },
+    /// What accumulators received from one accepted task.
+    Accumulated(Vec<AccumulatorUpdate>),
+}
+
+/// Why a job did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// A task could not be computed, or a limit was met. All failures that led there, last first.
+    #[error("run job `{name}`")]
+    Failed {
+        /// The job's name.
+        name: String,
+        /// What ended it.
+        #[source]
+        failure: Box<Failure>,
+        /// What came before, oldest first.
+        earlier: Vec<Failure>,
+    },
+    /// Somebody cancelled it.
+    #[error("run job `{name}`: cancelled: {why}")]
+    Cancelled {
+        /// The job's name.
+        name: String,
+        /// Who or what asked.
+        why: String,
+    },
+    /// The application has stopped, or its driver could not go on.
+    #[error("run a job: the application has ended: {why}")]
+    Ended {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The items of a job, then its end; the first error is the last item. Dropping it cancels the job.
+pub type JobStream = Pin<Box<dyn Stream<Item = Result<JobItem, JobError>> + Send>>;
+
+/// Runs jobs: the driver, to those who build jobs.
+///
+/// Callers may run any number of jobs at once, from any thread. Implementors deliver each result once, keep at most a
+/// bounded number of undelivered results in memory, and cancel a job whose stream is dropped.
+pub trait JobRunner: Send + Sync {
+    /// The application.
+    fn app(&self) -> AppId;
+
+    /// Its epoch.
+    fn epoch(&self) -> Epoch;
+
+    /// Gives out ids of this application.
+    fn ids(&self) -> &IdSource;
+
+    /// How many tasks can run at once when every executor that may exist does: the default number of partitions.
+    fn parallelism(&self) -> u32;
+
+    /// Starts a job. Nothing happens before the stream is first polled, but submission order is kept per thread.
+    fn run(&self, job: Job) -> JobStream;
+
+    /// Runs a job whose last stage writes, and commits its files: they appear exactly once, and all at once.
+    ///
+    /// # Cancellation
+    /// Dropping the future before the commit's entry aborts the write; after it, the write is finished in the
+    /// background before the application ends.
+    fn write(&self, job: Job, target: WriteTarget) -> BoxFuture<'static, Result<WriteReport, JobError>>;
+
+    /// No lineage can ask for this shuffle any more: its objects may be deleted.
+    fn release_shuffle(&self, shuffle: ShuffleId);
+
+    /// This persisted dataset is not wanted any more: executors drop its partitions, the store too.
+    fn unpersist(&self, rdd: RddId);
+
+    /// This broadcast variable is not wanted any more.
+    fn forget_broadcast(&self, broadcast: BroadcastId);
+
+    /// Cancels every job of a group; `None` cancels all.
+    fn cancel(&self, group: Option<&str>, why: &str);
+
+    /// Tells a person something once, such as a setting that had no effect.
+    fn warn(&self, text: &str);
+}
