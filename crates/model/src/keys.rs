@@ -29,7 +29,13 @@ pub fn parse_lease(name: &str) -> Option<(AppId, Epoch)> {
 /// An object of a shuffle. The hash comes first, with the same 256 prefixes for every application, so that request
 /// capacity which a store grew for earlier ones serves the next.
 #[must_use]
-pub fn shuffle_object(app: AppId, epoch: Epoch, shuffle: ShuffleId, generation: Generation, object: ObjectRef) -> String {
+pub fn shuffle_object(
+    app: AppId,
+    epoch: Epoch,
+    shuffle: ShuffleId,
+    generation: Generation,
+    object: ObjectRef,
+) -> String {
     let mut id = [0u8; 38];
     id[..16].copy_from_slice(&app.0.to_le_bytes());
     id[16..20].copy_from_slice(&epoch.0.to_le_bytes());
@@ -117,7 +123,8 @@ mod tests {
     #[test]
     fn a_shuffle_object_lies_under_one_of_its_prefixes() {
         let (app, epoch) = (AppId(7), Epoch(1));
-        let key = shuffle_object(app, epoch, ShuffleId(2), Generation(0), ObjectRef { executor: ExecutorId(3), seq: 9 });
+        let key =
+            shuffle_object(app, epoch, ShuffleId(2), Generation(0), ObjectRef { executor: ExecutorId(3), seq: 9 });
         assert_eq!(shuffle_prefixes(app, epoch).filter(|p| key.starts_with(p.as_str())).count(), 1, "{key}");
         assert!(key.ends_with("/s00000002-g0000/0000000000000003-00000009.vonk"), "{key}");
     }
