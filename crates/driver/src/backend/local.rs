@@ -1,0 +1,1 @@
+//! How does this process act as a cluster?

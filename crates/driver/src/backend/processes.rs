@@ -1,0 +1,1 @@
+//! How do processes of this machine act as a cluster?

@@ -1,0 +1,1 @@
+//! How does a write appear all at once?
