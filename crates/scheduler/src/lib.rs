@@ -1,1 +1,27 @@
-//! placeholder
+//! Given what has happened, what should be done next?
+//!
+//! [`Scheduler`] is a pure state machine: the driver's event loop tells it every [`Event`] and the time, and performs
+//! every [`Action`] it answers with. It has no clock, no I/O, no threads and no randomness, so the same events give the
+//! same actions: a bug report is a list of events.
+//!
+//! ```
+//! use model::Timestamp;
+//! use scheduler::{Config, Event, Scheduler};
+//!
+//! let mut scheduler = Scheduler::new(Config::default());
+//! let actions = scheduler.handle(Timestamp(0), Event::ApplicationStarted);
+//! assert_eq!(actions, [scheduler::Action::RequestExecutors { count: 1 }]);
+//! ```
+#![deny(clippy::wildcard_enum_match_arm)]
+
+mod action;
+mod config;
+mod event;
+mod scheduler;
+
+pub use action::Action;
+pub use config::Config;
+#[doc(hidden)]
+pub use config::Sabotage;
+pub use event::Event;
+pub use scheduler::Scheduler;
