@@ -26,6 +26,12 @@ pub fn parse_lease(name: &str) -> Option<(AppId, Epoch)> {
     Some((app.parse().ok()?, Epoch(u32::from_str_radix(epoch, 16).ok()?)))
 }
 
+/// An object among the leases that is written only to learn the store's clock; `reader` is an id made for it.
+#[must_use]
+pub fn lease_clock(reader: AppId) -> String {
+    format!("{LEASES}/clock-{reader}")
+}
+
 /// An object of a shuffle. The hash comes first, with the same 256 prefixes for every application, so that request
 /// capacity which a store grew for earlier ones serves the next.
 #[must_use]
@@ -134,5 +140,6 @@ mod tests {
         let key = lease(AppId(7), Epoch(258));
         assert_eq!(parse_lease(key.rsplit('/').next().unwrap()), Some((AppId(7), Epoch(258))));
         assert_eq!(parse_lease("garbage"), None);
+        assert_eq!(parse_lease(lease_clock(AppId(7)).rsplit('/').next().unwrap()), None);
     }
 }

@@ -1,0 +1,1 @@
+//! When may objects go?
