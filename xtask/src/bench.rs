@@ -1,0 +1,44 @@
+//! How fast is it, and how fast are others?
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::workspace::{cargo, run as run_shown};
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure.
+    suite: Suite,
+    /// What the suite's program should do; `--help` lists it.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    more: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Suite {
+    /// RDD programs, scheduler, shuffle and start-up, against hand-written programs and Spark's RDDs.
+    Core,
+}
+
+/// Builds everything that is measured as users build it, then runs the suite.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    match args.suite {
+        Suite::Core => {
+            run_shown(cargo().args([
+                "build",
+                "--locked",
+                "--release",
+                "-p",
+                "vonk-examples",
+                "-p",
+                "vonk-benches",
+                "--bins",
+            ]))?;
+            run_shown(
+                cargo()
+                    .args(["run", "--locked", "--release", "--quiet", "-p", "vonk-benches", "--bin", "core", "--"])
+                    .args(&args.more),
+            )
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What must a change pass?
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::workspace::{cargo, run};
+use crate::{absences, dependencies, docs, s3};
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// What `cargo test` should do: packages, names of tests, `-- --nocapture`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    cargo_args: Vec<String>,
+}
+
+/// Everything, cheapest first; the first failure ends it.
+pub(crate) fn check() -> Result<()> {
+    without_compiler()?;
+    crate::generate(crate::GenerateArgs { check: true })?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    tests(&[])?;
+    docs::run()
+}
+
+/// What CI runs. A breach of a rule is told first and fails the run, but does not keep the tests from being seen.
+pub(crate) fn test(args: &TestArgs) -> Result<()> {
+    if !args.cargo_args.is_empty() {
+        return tests(&args.cargo_args);
+    }
+    let rules = without_compiler();
+    if let Err(breach) = &rules {
+        eprintln!("error: {breach:#}");
+    }
+    let tested = tests(&[]);
+    rules.and(tested)
+}
+
+/// Checks that take seconds: format, dependencies, absences, links between documents.
+fn without_compiler() -> Result<()> {
+    let checks = [
+        ("format", format()),
+        ("dependencies", dependencies::check()),
+        ("absences", absences::check()),
+        ("links", docs::links()),
+    ];
+    let mut failed = Vec::new();
+    for (name, checked) in checks {
+        match checked {
+            Ok(()) => eprintln!("{name}: ok"),
+            Err(error) => failed.push(format!("{name}: {error:#}")),
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{}", failed.join("\n"));
+    }
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"])).context("`cargo fmt --all` would change files")
+}
+
+/// Every test of every crate, the examples' runs, the fixed-seed simulation, the documentation's examples, with an
+/// S3-compatible server beside them.
+fn tests(more: &[String]) -> Result<()> {
+    let server = s3::Server::start()?;
+    let mut command = cargo();
+    command.args(["test", "--locked", "--no-fail-fast"]);
+    if !more.iter().any(|word| word == "-p" || word.starts_with("--package")) {
+        command.arg("--workspace");
+    }
+    run(command.args(more).envs(server.environment()))
+}
