@@ -2,4 +2,10 @@
 
 pub mod chaos_store;
 pub mod conformance;
+mod intercept;
 pub mod sim_store;
+
+pub use chaos_store::{Chaos, ChaosStore, Rule, Unspent};
+pub use conformance::conformance;
+pub use intercept::{Fault, Verb};
+pub use sim_store::{Latency, Meter, Prices, SimStore};

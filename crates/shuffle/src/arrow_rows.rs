@@ -1,0 +1,1 @@
+//! How do Arrow batches become blocks and batches again?

@@ -1,0 +1,1 @@
+//! Which ranges are asked for, when, and when again?

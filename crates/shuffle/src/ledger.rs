@@ -1,0 +1,1 @@
+//! How is it proven that rows read are the rows written?

@@ -1,0 +1,1 @@
+//! Which outputs share an object, and when is it sealed?

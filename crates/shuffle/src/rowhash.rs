@@ -1,0 +1,1 @@
+//! What is the hash of a row?

@@ -1,0 +1,1 @@
+//! How does an object get into the store?

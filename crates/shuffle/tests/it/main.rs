@@ -1,0 +1,1 @@
+//! Does a shuffle keep its promises over a whole store?
