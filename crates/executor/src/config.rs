@@ -1,0 +1,71 @@
+//! What can be set about an executor?
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model::setting::{Kind, Setting, Values};
+use model::{AppId, Epoch, ExecutorId};
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+/// How much memory an executor may use altogether.
+pub const MEMORY: Setting = Setting::new(
+    "executor.memory",
+    Kind::Bytes,
+    "4g",
+    "How much memory an executor may use altogether; in local mode half of the machine's or the cgroup's if not set.",
+)
+.aliases(&["spark.executor.memory"]);
+
+/// Where an executor spills to.
+pub const DISK: Setting = Setting::new(
+    "executor.disk",
+    Kind::Text,
+    "",
+    "The folder for what does not fit into memory; one under the system's temporary folder if empty.",
+)
+.aliases(&["spark.local.dir"]);
+
+/// How long an executor lives without a driver.
+pub const LOST_AFTER: Setting = Setting::new(
+    "executor.driver_lost_after",
+    Kind::Duration,
+    "60s",
+    "How long an executor that hears nothing from its driver waits before it ends itself.",
+);
+
+/// How long tasks may run on when an executor is told to drain by its system.
+pub const DRAIN_GRACE: Setting = Setting::new(
+    "executor.drain_grace",
+    Kind::Duration,
+    "25s",
+    "How long running tasks may take to end after SIGTERM; the shortest notice of a spot machine is 30 s.",
+);
+
+/// Every key of this crate.
+pub const SETTINGS: &[Setting] = &[MEMORY, DISK, LOST_AFTER, DRAIN_GRACE];
+
+/// What an executor in the driver's own process is started with.
+#[derive(Clone)]
+pub struct ExecutorConfig {
+    /// The application.
+    pub app: AppId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its number.
+    pub id: ExecutorId,
+    /// SHA-256 of the executable, in hex.
+    pub program: String,
+    /// How many tasks at a time.
+    pub slots: u32,
+    /// How much memory everything together may use, in bytes.
+    pub memory: u64,
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// Its root.
+    pub root: Path,
+    /// The folder under which it makes one of its own for what does not fit into memory.
+    pub disk: PathBuf,
+    /// All settings that are not at their default, by key.
+    pub settings: Values,
+}
