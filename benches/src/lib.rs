@@ -6,3 +6,5 @@
 #[path = "../../examples/src/darts.rs"]
 pub mod darts;
 pub mod data;
+pub mod measure;
+pub mod spark;
