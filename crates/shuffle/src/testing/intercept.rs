@@ -107,6 +107,9 @@ pub(super) trait Hooks: fmt::Debug + fmt::Display + Send + Sync + 'static {
         meta
     }
 
+    /// So many bytes were read.
+    fn read(&self, _bytes: u64) {}
+
     /// How long a body of so many bytes takes.
     fn transfer(&self, _bytes: u64) -> Duration {
         Duration::ZERO
@@ -211,6 +214,7 @@ impl<H: Hooks> Intercepted<H> {
         let GetResult { payload, meta, range, attributes } = result;
         let meta = self.hooks.stamp(meta);
         let length = range.end - range.start;
+        self.hooks.read(length);
         let whole = |payload| {
             GetResult { payload, meta: meta.clone(), range: range.clone(), attributes: attributes.clone() }.bytes()
         };
@@ -260,10 +264,8 @@ impl<H: Hooks> Intercepted<H> {
         let stamping = self.clone();
         stream::once(async move {
             let fault = this.begin(Verb::List, &key, 0).await?;
-            after(fault, &key, Ok(()))
+            after(fault, &key, Ok(inner))
         })
-        .map_ok(move |()| inner)
-        .map_ok(|listed| listed.boxed())
         .try_flatten()
         .map_ok(move |meta| stamping.hooks.stamp(meta))
         .boxed()
