@@ -60,8 +60,8 @@ fn format() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"])).context("`cargo fmt --all` would change files")
 }
 
-/// Every test of every crate, the examples' runs, the fixed-seed simulation, the documentation's examples, with an
-/// S3-compatible server beside them.
+/// Every test of every crate, the examples' runs, the fixed-seed simulation, the documentation's examples; with an
+/// S3-compatible server beside them, so those that are ignored where there is none run too.
 fn tests(more: &[String]) -> Result<()> {
     let server = s3::Server::start()?;
     let mut command = cargo();
@@ -69,5 +69,7 @@ fn tests(more: &[String]) -> Result<()> {
     if !more.iter().any(|word| word == "-p" || word.starts_with("--package")) {
         command.arg("--workspace");
     }
-    run(command.args(more).envs(server.environment()))
+    let (for_cargo, for_tests) = more.split_at(more.iter().position(|word| word == "--").unwrap_or(more.len()));
+    command.args(for_cargo).args(["--", "--include-ignored"]).args(for_tests.iter().skip(1));
+    run(command.envs(server.environment()))
 }

@@ -39,8 +39,10 @@ fn wire_code() -> Result<Vec<(PathBuf, String)>> {
     let descriptors = protox::compile(&sources, [&folder]).context("read the .proto files")?;
     let made = tempfile::tempdir()?;
     tonic_prost_build::configure()
+        .build_transport(false)
         .bytes(".")
-        .emit_package(false)
+        .btree_map(".")
+        .emit_rerun_if_changed(false)
         .out_dir(made.path())
         .compile_fds(descriptors)
         .context("generate code from the .proto files")?;

@@ -76,7 +76,7 @@ impl Server {
         Ok(Self { process, port, _folder: folder })
     }
 
-    /// What tests read: where the store is, and the credentials for it.
+    /// What tests read: endpoint and bucket, and the credentials for them.
     pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
         environment(self.port)
     }
@@ -93,7 +93,7 @@ impl Drop for Server {
 
 fn environment(port: u16) -> [(&'static str, String); 3] {
     [
-        ("VONK_TEST_S3_URL", format!("s3://{BUCKET}?endpoint=http://127.0.0.1:{port}&region={REGION}")),
+        ("VONK_TEST_S3_URL", format!("http://127.0.0.1:{port}/{BUCKET}")),
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
     ]
