@@ -109,6 +109,11 @@ impl Random {
     }
 }
 
+/// White space that programs do not agree on: to some a word ends at it, to others not.
+fn is_foreign_space(c: char) -> bool {
+    c.is_whitespace() && !c.is_ascii_whitespace()
+}
+
 /// Copies texts into files of equal size. Only UTF-8: programs must not differ in what they make of other bytes.
 fn gather(folder: &Path) -> Result<()> {
     let home = std::env::var_os("HOME").context("find text: HOME is not set")?;
@@ -121,7 +126,7 @@ fn gather(folder: &Path) -> Result<()> {
         let root = Path::new(&home).join(root);
         for path in texts_below(&root)? {
             let Ok(text) = fs::read_to_string(&path) else { continue };
-            if text.is_empty() || !seen.insert(hash(text.as_bytes())) {
+            if text.is_empty() || text.contains(is_foreign_space) || !seen.insert(hash(text.as_bytes())) {
                 continue;
             }
             out.write_all(text.as_bytes())?;
