@@ -1,1 +1,36 @@
-//! placeholder
+//! How does a typed lazy dataset over Rust functions become stages, and run?
+//!
+//! - `dataset`, `chain`: what is an [`Rdd`], to its user and to who computes it?
+//! - `context`, `collection`: how does a program begin, and where do first partitions come from?
+//! - `narrow`, `wide`: which operations stay in a partition, which need a shuffle?
+//! - `actions`: which calls start a job?
+//! - `stages`: where is lineage cut?
+//! - `function`, `codec`: how does an executor find the driver's function, and how does a value become bytes?
+//! - `compute`: how is a partition computed?
+//! - `shared`: how do broadcasts go out and accumulators come back?
+//! - `persist`: what does caching promise?
+//! - `error`: what can go wrong?
+
+mod actions;
+pub mod chain;
+pub mod codec;
+mod collection;
+pub mod compute;
+mod context;
+mod dataset;
+mod error;
+pub mod function;
+pub mod narrow;
+mod persist;
+mod shared;
+pub mod stages;
+pub mod wide;
+
+pub use chain::{Chain, Partitioning};
+pub use codec::Data;
+pub use context::{Options, RddContext};
+pub use dataset::{Erased, Rdd};
+pub use error::Error;
+pub use function::Function;
+pub use persist::StorageLevel;
+pub use shared::{Accumulator, Broadcast, forget_broadcast};

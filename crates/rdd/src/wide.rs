@@ -1,0 +1,1 @@
+//! Which operations need a shuffle?
