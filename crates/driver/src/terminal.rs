@@ -104,6 +104,13 @@ impl Terminal {
         summary(&self.lock().status, elapsed)
     }
 
+    /// Whether any job has ended: otherwise there is nothing to sum up.
+    #[must_use]
+    pub fn ran_jobs(&self) -> bool {
+        let shared = self.lock();
+        shared.status.jobs_done + shared.status.jobs_failed > 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

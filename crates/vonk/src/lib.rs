@@ -1,1 +1,39 @@
-//! placeholder
+//! Which names does a program need?
+//!
+//! [`main`] gives the process its role and reports errors, [`Context`] is an application, [`Rdd`] a dataset, and
+//! [`Args`] the flags that every program has. Executors are processes of the same executable: that is how functions reach
+//! them, and why the first line of a program's `main` is [`init`], or all of it is [`main()`].
+//!
+//! ```no_run
+//! fn main() -> std::process::ExitCode {
+//!     vonk::main(|| {
+//!         let ctx = vonk::Context::builder().build()?;
+//!         let words = ctx.text_file("README.md")?.flat_map(|line| line.split_words());
+//!         let counts = words.map(|word| (word, 1u64)).reduce_by_key(|a, b| a + b);
+//!         for (word, count) in counts.top_by(10, |(_, count)| *count)? {
+//!             println!("{count}\t{word}");
+//!         }
+//!         Ok(())
+//!     })
+//! }
+//! ```
+
+mod args;
+pub mod config;
+mod context;
+mod init;
+mod master;
+mod report;
+mod runners;
+mod scratch;
+mod telemetry;
+
+pub use args::Args;
+pub use context::{Builder, Context, Error};
+pub use init::{init, main};
+pub use master::{Master, ParseMasterError};
+pub use rdd::*;
+
+/// What binaries allocate with: executors allocate and free from many threads, and mimalloc gives memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

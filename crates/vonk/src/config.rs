@@ -1,0 +1,336 @@
+//! Which configuration keys exist, and which source wins?
+//!
+//! Later wins: defaults, `vonk.toml`, `VONK_*` environment, `--conf k=v`, the program. A key that nobody knows is an
+//! error that names the nearest one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use model::setting::{InvalidSetting, Kind, Setting, Values};
+
+/// The keys of the facade itself.
+pub const SETTINGS: &[Setting] = &[APP_NAME, MASTER, STORE, EVENT_LOG, PROGRESS, LOG];
+
+/// The application's name.
+pub const APP_NAME: Setting =
+    Setting::new("app.name", Kind::Text, "", "What people call the application; the program's file name if empty.")
+        .aliases(&["spark.app.name"]);
+
+/// Where executors are.
+pub const MASTER: Setting = Setting::new(
+    "master",
+    Kind::Text,
+    "local[*]",
+    "Where executors are: local[N], local[*], local-cluster[EXECUTORS,CORES,MEMORY].",
+)
+.aliases(&["spark.master"]);
+
+/// The root of the store.
+pub const STORE: Setting = Setting::new(
+    "store",
+    Kind::Text,
+    "",
+    "URL of the folder for shuffles, results and history: file://, s3://, gs://, az://, memory:// (local mode only); a folder of yours under the system's temporary one if empty.",
+);
+
+/// Whether records are kept.
+pub const EVENT_LOG: Setting = Setting::new(
+    "event_log.enabled",
+    Kind::OneOf(&["auto", "true", "false"]),
+    "auto",
+    "Whether every event is kept under history/ in the store; auto is yes unless the master is local.",
+)
+.aliases(&["spark.eventLog.enabled"]);
+
+/// What is shown while a program runs.
+pub const PROGRESS: Setting = Setting::new(
+    "progress",
+    Kind::OneOf(&["auto", "live", "plain", "quiet"]),
+    "auto",
+    "What stderr shows while jobs run: live lines, plain lines or only warnings; auto is live on a terminal.",
+)
+.aliases(&["spark.ui.showConsoleProgress"]);
+
+/// The log level.
+pub const LOG: Setting = Setting::new(
+    "log",
+    Kind::Text,
+    "",
+    "Log filter: error, warn, info, debug, trace, or target=level,…; info for Vonk and warn for the rest if empty.",
+);
+
+/// Every key of every crate, sorted by name.
+#[must_use]
+pub fn settings() -> Vec<&'static Setting> {
+    let mut all: Vec<&'static Setting> = [
+        SETTINGS,
+        rdd::config::SETTINGS,
+        shuffle::config::SETTINGS,
+        executor::config::SETTINGS,
+        driver::config::SETTINGS,
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    all.sort_by_key(|s| s.key);
+    all
+}
+
+/// Environment variables that are no configuration keys: the engine's own, and those of tests and tools.
+const RESERVED: &[&str] = &["VONK_ROLE", "VONK_CONFIG", "VONK_CACHE", "VONK_TEST_", "VONK_SIM_", "VONK_BENCH_"];
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody knows the key.
+    #[error("set `{key}` ({origin}): there is no such key{}", nearest.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default())]
+    Unknown {
+        /// The key.
+        key: String,
+        /// Who set it.
+        origin: String,
+        /// The key that is spelled most like it.
+        nearest: Option<String>,
+    },
+    /// The key does not take the value.
+    #[error("read configuration ({origin})")]
+    Invalid {
+        /// Who set it.
+        origin: String,
+        /// What is wrong.
+        source: InvalidSetting,
+    },
+    /// `--conf` without `=`.
+    #[error("read `--conf {0}`: want KEY=VALUE")]
+    NoValue(String),
+    /// The file cannot be read.
+    #[error("read configuration file {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("read configuration file {}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
+    /// The file holds something that is no value of a key.
+    #[error("read configuration file {}: `{key}` is a list or a date, no value of a key", path.display())]
+    TomlValue {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+}
+
+/// Values of keys, and who set each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    values: Values,
+    origins: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads `vonk.toml` (or the file that `VONK_CONFIG` names) and the environment.
+    ///
+    /// # Errors
+    /// The file cannot be read, a key is unknown, a value does not fit.
+    pub fn load() -> Result<Self, Error> {
+        let mut config = Self::default();
+        match std::env::var_os("VONK_CONFIG") {
+            Some(path) => config.file(Path::new(&path))?,
+            None if Path::new("vonk.toml").exists() => config.file(Path::new("vonk.toml"))?,
+            None => {}
+        }
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+        config.environment(environment)?;
+        Ok(config)
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+        let table: toml::Table =
+            toml::from_str(&text).map_err(|source| Error::Toml { path: path.to_owned(), source: Box::new(source) })?;
+        self.table(path, "", &table)
+    }
+
+    fn table(&mut self, path: &Path, prefix: &str, table: &toml::Table) -> Result<(), Error> {
+        for (name, value) in table {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let text = match value {
+                toml::Value::Table(inner) => {
+                    self.table(path, &key, inner)?;
+                    continue;
+                }
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Float(number) => number.to_string(),
+                toml::Value::Boolean(flag) => flag.to_string(),
+                toml::Value::Array(_) | toml::Value::Datetime(_) => {
+                    return Err(Error::TomlValue { path: path.to_owned(), key });
+                }
+            };
+            self.set(&key, &text, &path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), Error> {
+        let names: BTreeMap<String, &str> = settings().iter().map(|s| (variable(s.key), s.key)).collect();
+        for (name, value) in variables {
+            if !name.starts_with("VONK_") || RESERVED.iter().any(|r| name.starts_with(r)) {
+                continue;
+            }
+            match names.get(&name) {
+                Some(key) => self.set(key, &value, &name)?,
+                None => {
+                    let nearest = nearest(&name, names.keys().map(String::as_str));
+                    return Err(Error::Unknown { key: name, origin: "environment".into(), nearest });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets `KEY=VALUE`, as given to `--conf`.
+    ///
+    /// # Errors
+    /// No `=`, an unknown key, a value that does not fit.
+    pub fn assign(&mut self, pair: &str) -> Result<(), Error> {
+        let (key, value) = pair.split_once('=').ok_or_else(|| Error::NoValue(pair.to_owned()))?;
+        self.set(key.trim(), value.trim(), "--conf")
+    }
+
+    /// Sets a key, by its name or one of Spark's that means the same.
+    ///
+    /// # Errors
+    /// An unknown key, a value that does not fit.
+    pub fn set(&mut self, key: &str, value: &str, origin: &str) -> Result<(), Error> {
+        let all = settings();
+        let found = all.iter().find(|s| s.key == key || s.aliases.contains(&key));
+        let Some(setting) = found else {
+            let names = all.iter().flat_map(|s| std::iter::once(s.key).chain(s.aliases.iter().copied()));
+            let unknown =
+                Error::Unknown { key: key.to_owned(), origin: origin.to_owned(), nearest: nearest(key, names) };
+            return Err(unknown);
+        };
+        setting.check(value).map_err(|source| Error::Invalid { origin: origin.to_owned(), source })?;
+        self.values.insert(setting.key.to_owned(), value.to_owned());
+        self.origins.insert(setting.key.to_owned(), origin.to_owned());
+        Ok(())
+    }
+
+    /// The values that are not at their default.
+    #[must_use]
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+}
+
+/// The environment variable of a key: `executor.memory` is `VONK_EXECUTOR_MEMORY`.
+#[must_use]
+pub fn variable(key: &str) -> String {
+    format!("VONK_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The name that is spelled most like `given`, if any is like it at all.
+fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let alike =
+        |name: &str| strsim::normalized_damerau_levenshtein(given, name).max(strsim::jaro_winkler(given, name) - 0.25);
+    names
+        .map(|name| (alike(name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(score, _)| *score >= 0.55)
+        .map(|(_, name)| name.to_owned())
+}
+
+/// `docs/configuration.md`: every key with its type, default, Spark's names and meaning.
+#[must_use]
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# Configuration\n\n<!-- Generated by `cargo xtask gen`; do not edit. -->\n\n\
+         Later wins: defaults, `vonk.toml` (or the file that `VONK_CONFIG` names), `VONK_*` environment, `--conf KEY=VALUE`,\n\
+         the program. In `vonk.toml`, `executor.memory` is `memory` in the table `[executor]`; in the environment it is\n\
+         `VONK_EXECUTOR_MEMORY`. Sizes are written `512m` or `4g`, times `250ms`, `30s` or `10m`. A key that does not exist\n\
+         is an error that names the nearest one.\n\n| key | value | default | meaning |\n|---|---|---|---|\n",
+    );
+    for setting in settings() {
+        let kind = match setting.kind {
+            Kind::Bool => "true, false".to_owned(),
+            Kind::Integer { min, max: u64::MAX } => format!("number ≥ {min}"),
+            Kind::Integer { min, max } => format!("number, {min} to {max}"),
+            Kind::Bytes => "size".to_owned(),
+            Kind::Duration => "time".to_owned(),
+            Kind::Fraction => "0 to 1".to_owned(),
+            Kind::Text => "text".to_owned(),
+            Kind::OneOf(words) => words.join(", "),
+        };
+        let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+        let aliases = match setting.aliases {
+            [] => String::new(),
+            names => format!(" Also {}.", names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")),
+        };
+        page.push_str(&format!("| `{}` | {kind} | {default} | {}{aliases} |\n", setting.key, setting.about));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_their_defaults_fit() {
+        let all = settings();
+        let mut names: Vec<&str> =
+            all.iter().flat_map(|s| std::iter::once(s.key).chain(s.aliases.iter().copied())).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count, "a name stands twice");
+        for setting in all {
+            setting.check(setting.default).unwrap();
+            assert!(setting.about.ends_with('.'), "{}: one sentence", setting.key);
+        }
+    }
+
+    #[test]
+    fn the_later_source_wins_and_sparks_names_are_known() {
+        let mut config = Config::default();
+        config.environment([("VONK_MASTER".to_owned(), "local[3]".to_owned())].into_iter()).unwrap();
+        assert_eq!(MASTER.value(config.values()), "local[3]");
+        config.assign("spark.master=local[4]").unwrap();
+        assert_eq!(MASTER.value(config.values()), "local[4]");
+    }
+
+    #[test]
+    fn a_wrong_key_names_the_nearest() {
+        let error = Config::default().assign("mastr=local").unwrap_err().to_string();
+        assert_eq!(error, "set `mastr` (--conf): there is no such key; did you mean `master`?");
+        let error = Config::default().assign("master").unwrap_err().to_string();
+        assert_eq!(error, "read `--conf master`: want KEY=VALUE");
+        let variables = [("VONK_MASTRE".to_owned(), "x".to_owned())].into_iter();
+        let error = Config::default().environment(variables).unwrap_err().to_string();
+        assert!(error.contains("did you mean `VONK_MASTER`?"), "{error}");
+        Config::default().environment([("VONK_TEST_S3_URL".to_owned(), "x".to_owned())].into_iter()).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_read_table_by_table() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "master = \"local[2]\"\n[event_log]\nenabled = true\n").unwrap();
+        let mut config = Config::default();
+        config.file(file.path()).unwrap();
+        assert_eq!(MASTER.value(config.values()), "local[2]");
+        assert_eq!(EVENT_LOG.value(config.values()), "true");
+        std::fs::write(file.path(), "master = [1]").unwrap();
+        assert!(config.file(file.path()).unwrap_err().to_string().contains("`master` is a list"));
+    }
+}

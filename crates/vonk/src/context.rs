@@ -1,0 +1,436 @@
+//! What does a program hold, and what does its master mean?
+//!
+//! The one place where the parts of Vonk are wired together.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use driver::config::StoreScope;
+use driver::executable::Executable;
+use driver::terminal::{Progress, Terminal};
+use driver::{Driver, DriverConfig};
+use executor::ExecutorConfig;
+use model::setting::InvalidSetting;
+use model::{AppId, ClusterBackend, Epoch, ExecutorId, JobRunner};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use rdd::RddContext;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Args;
+use crate::config::{self, Config};
+use crate::master::{Master, ParseMasterError};
+use crate::runners::Runners;
+use crate::{scratch, telemetry};
+
+/// Threads for I/O: requests, links, the event loop. Computing has threads of its own.
+const IO_THREADS: usize = 2;
+
+/// The end of an application takes no longer than this; what is left is swept by a later one.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a context cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key or value that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The master is none.
+    #[error(transparent)]
+    Master(#[from] ParseMasterError),
+    /// A value that does not fit its key.
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+    /// The store cannot be opened.
+    #[error("open the store")]
+    Store(#[from] shuffle::Error),
+    /// There is no room for temporary files.
+    #[error("prepare local files")]
+    Scratch(#[from] scratch::Error),
+    /// Threads for I/O cannot be started.
+    #[error("start the I/O threads")]
+    Threads(#[source] std::io::Error),
+    /// Executors in other processes cannot see memory.
+    #[error(
+        "use store `{0}` with a local cluster: its executors are other processes; set store to a file://, s3://, gs:// or az:// URL"
+    )]
+    MemoryStore(String),
+    /// The driver does not start.
+    #[error("start the driver")]
+    Driver(#[from] driver::Error),
+    /// Keys for the links between driver and executors cannot be made.
+    #[error("make the application's keys")]
+    Keys(#[from] proto::tls::Error),
+    /// Datasets cannot be made with these settings.
+    #[error("start the application")]
+    Rdd(#[from] rdd::Error),
+}
+
+/// Says what a [`Context`] is to be.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct Builder {
+    name: Option<String>,
+    master: Option<String>,
+    conf: Vec<(String, String)>,
+    args: Option<Args>,
+}
+
+impl Builder {
+    /// What people call the application. Default: the setting `app.name`, else the program's file name.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Where executors are. Default: the setting `master`, which is `local[*]` unless set.
+    pub fn master(mut self, master: impl Into<String>) -> Self {
+        self.master = Some(master.into());
+        self
+    }
+
+    /// Sets a configuration key; wins over every other source.
+    pub fn conf(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.conf.push((key.into(), value.into()));
+        self
+    }
+
+    /// Takes `--master` and `--conf` from the command line. What the program itself sets wins over them.
+    pub fn args(mut self, args: &Args) -> Self {
+        self.args = Some(args.clone());
+        self
+    }
+
+    /// Starts the application: its driver, and executors as they are needed.
+    ///
+    /// # Errors
+    /// A configuration that cannot be used, a store that cannot be opened.
+    pub fn build(self) -> Result<Context, Error> {
+        let mut config = Config::load()?;
+        if let Some(args) = &self.args {
+            args.apply(&mut config)?;
+        }
+        for (key, value) in &self.conf {
+            config.set(key, value, "the program")?;
+        }
+        if let Some(master) = &self.master {
+            config.set(config::MASTER.key, master, "the program")?;
+        }
+        if let Some(name) = &self.name {
+            config.set(config::APP_NAME.key, name, "the program")?;
+        }
+        Context::start(&config)
+    }
+}
+
+/// An application: makes datasets, runs their actions, and ends when it is stopped or dropped.
+///
+/// Everything of [`RddContext`] is a method of it.
+///
+/// # Examples
+/// ```no_run
+/// let ctx = vonk::Context::builder().master("local[2]").build()?;
+/// let even = ctx.range(0..1_000).filter(|n| n % 2 == 0).count()?;
+/// assert_eq!(even, 500);
+/// ctx.stop();
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+pub struct Context {
+    rdd: Option<RddContext>,
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+    interrupted: CancellationToken,
+}
+
+/// What the end of an application needs, whoever ends it.
+struct Shared {
+    driver: Arc<Driver>,
+    terminal: Terminal,
+    progress: Progress,
+    started: Instant,
+    /// Ends once the driver has let go of what feeds it.
+    event_log: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Removed after everything that may use it has ended.
+    _own: Option<scratch::Own>,
+}
+
+impl Deref for Context {
+    type Target = RddContext;
+
+    fn deref(&self) -> &RddContext {
+        self.rdd.as_ref().expect("it is taken only when the context is dropped")
+    }
+}
+
+impl Context {
+    /// Says what a context is to be.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    fn start(config: &Config) -> Result<Self, Error> {
+        crate::init();
+        let started = Instant::now();
+        let values = config.values();
+        let master: Master = config::MASTER.value(values).parse()?;
+        let progress = match config::PROGRESS.value(values) {
+            "live" => Progress::Live,
+            "plain" => Progress::Plain,
+            "quiet" => Progress::Quiet,
+            _ => Progress::detect(),
+        };
+        let terminal = Terminal::new(progress);
+        telemetry::init(config::LOG.value(values), Some(&terminal));
+
+        let disk = executor::config::DISK.value(values);
+        let base = if disk.is_empty() { std::env::temp_dir() } else { PathBuf::from(disk) };
+        let (store, root, store_url, own) = open_store(config, master, &base)?;
+        let disk = match &own {
+            Some(own) => own.path().to_owned(),
+            None => scratch::folder(&base)?,
+        };
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .thread_name("vonk-io")
+            .enable_all()
+            .build()
+            .map_err(Error::Threads)?;
+        let io = runtime.handle().clone();
+        let app = AppId::generate();
+        let epoch = Epoch(1);
+        let name = match config::APP_NAME.value(values) {
+            "" => program_name(),
+            name => name.to_owned(),
+        };
+
+        let mut observers = vec![terminal.observer()];
+        let keep_events = match config::EVENT_LOG.value(values) {
+            "true" => true,
+            "false" => false,
+            _ => matches!(master, Master::LocalCluster { .. }),
+        };
+        let mut log_writer = None;
+        if keep_events {
+            let (observer, writer) = driver::event_log::event_log(Arc::clone(&store), root.clone(), app, epoch);
+            observers.push(observer);
+            log_writer = Some(writer);
+        }
+
+        let parts = DriverParts { config, app, epoch, store: &store, root: &root, disk, io: &io, terminal: &terminal };
+        let (backend, executable, identity, executors, slots, memory) = parts.backend(master)?;
+        let driver = Driver::start(
+            DriverConfig {
+                app,
+                epoch,
+                name,
+                master: master.to_string(),
+                settings: values.clone(),
+                store: Arc::clone(&store),
+                store_url,
+                root: root.clone(),
+                scope: if own.is_some() { StoreScope::Private } else { StoreScope::Shared },
+                slots,
+                memory,
+                executors,
+                executable,
+                identity,
+                observers,
+            },
+            backend,
+            io.clone(),
+        )?;
+        let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
+        #[expect(clippy::disallowed_methods, reason = "the end of the application waits for it")]
+        let event_log = log_writer.map(|writer| runtime.spawn(writer.run()));
+        let event_log = tokio::sync::Mutex::new(event_log);
+        let shared = Arc::new(Shared { driver, terminal, progress, started, event_log, _own: own });
+        let interrupted = CancellationToken::new();
+        watch_signals(&runtime, &shared, &interrupted);
+        Ok(Self { rdd: Some(rdd), shared, runtime: Some(runtime), interrupted })
+    }
+
+    /// Ends the application: running jobs are cancelled, executors end, what was stored for it is removed. Dropping the
+    /// context does the same.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        drop(self.rdd.take());
+        let Some(runtime) = self.runtime.take() else { return };
+        // Whoever stops first tidies up; after a signal that is the signal's task, which also ends the process.
+        if self.interrupted.is_cancelled() {
+            runtime.shutdown_timeout(STOP_WITHIN);
+            return;
+        }
+        let error = std::thread::panicking().then(|| "the program panicked".to_owned());
+        let shared = Arc::clone(&self.shared);
+        let (done, stopped) = std::sync::mpsc::sync_channel(1);
+        // A thread of its own: the program may drop its context inside an async runtime, where nothing may block on one.
+        let stop = std::thread::spawn(move || {
+            runtime.block_on(shared.stop(error));
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            // The receiver may have gone first, when the time is over.
+            let _ = done.send(());
+        });
+        if stopped.recv_timeout(STOP_WITHIN + Duration::from_secs(2)).is_ok() {
+            let _ = stop.join();
+        }
+    }
+}
+
+impl Shared {
+    async fn stop(&self, error: Option<String>) {
+        let steps = async {
+            self.driver.stop(error).await;
+            if let Some(writer) = self.event_log.lock().await.take()
+                && let Err(error) = writer.await
+            {
+                tracing::warn!(%error, "the event log was not finished");
+            }
+        };
+        if tokio::time::timeout(STOP_WITHIN, steps).await.is_err() {
+            tracing::warn!("the application did not end within {STOP_WITHIN:?}; a later one sweeps what it left");
+        }
+        self.terminal.clear();
+        if self.progress != Progress::Quiet && self.terminal.ran_jobs() {
+            self.terminal.print(format!("{}\n", self.terminal.summary(self.started.elapsed())).as_bytes());
+        }
+    }
+}
+
+/// SIGINT and SIGTERM stop the application and end the process; a second one ends it at once.
+fn watch_signals(runtime: &Runtime, shared: &Arc<Shared>, interrupted: &CancellationToken) {
+    let shared = Arc::downgrade(shared);
+    let interrupted = interrupted.clone();
+    let watch = async move {
+        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+            return;
+        };
+        let (code, name) = tokio::select! {
+            _ = int.recv() => (130, "interrupted"),
+            _ = term.recv() => (143, "terminated"),
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        interrupted.cancel();
+        shared.terminal.print(format!("{name}: stopping; once more ends at once\n").as_bytes());
+        tokio::select! {
+            () = shared.stop(Some(name.to_owned())) => {}
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+        }
+        std::process::exit(code)
+    };
+    #[expect(clippy::disallowed_methods, reason = "the runtime owns it: it ends with the process or the runtime")]
+    let _watcher = runtime.spawn(watch);
+}
+
+/// What making a backend needs.
+struct DriverParts<'a> {
+    config: &'a Config,
+    app: AppId,
+    epoch: Epoch,
+    store: &'a Arc<dyn ObjectStore>,
+    root: &'a Path,
+    disk: PathBuf,
+    io: &'a tokio::runtime::Handle,
+    terminal: &'a Terminal,
+}
+
+type Backend = (Arc<dyn ClusterBackend>, Executable, Option<proto::tls::Identity>, u32, u32, u64);
+
+impl DriverParts<'_> {
+    fn backend(self, master: Master) -> Result<Backend, Error> {
+        let values = self.config.values();
+        match master {
+            Master::Local { slots } => {
+                let memory = match values.get(executor::config::MEMORY.key) {
+                    Some(_) => executor::config::MEMORY.bytes(values)?,
+                    None => executor::memory::half_of_machine(),
+                };
+                let executor = ExecutorConfig {
+                    app: self.app,
+                    epoch: self.epoch,
+                    id: ExecutorId(1),
+                    program: String::new(),
+                    slots,
+                    memory,
+                    store: Arc::clone(self.store),
+                    root: self.root.clone(),
+                    disk: self.disk,
+                    settings: values.clone(),
+                };
+                let backend = driver::backend::local::LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
+                Ok((backend, Executable::in_process(), None, 1, slots, memory))
+            }
+            Master::LocalCluster { executors, slots, memory } => {
+                let memory = match memory {
+                    Some(memory) => memory,
+                    None => executor::config::MEMORY.bytes(values)?,
+                };
+                let authority = proto::tls::Authority::new(self.app)?;
+                let driver = authority.issue(proto::tls::Role::Driver)?;
+                let executor = authority.issue(proto::tls::Role::Executor)?;
+                let executable = Executable::current();
+                let terminal = self.terminal.clone();
+                let backend = driver::backend::processes::ProcessBackend::for_application(
+                    driver::backend::processes::Application {
+                        app: self.app,
+                        epoch: self.epoch,
+                        identity: executor,
+                        executable: executable.clone(),
+                        disk: self.disk,
+                        lost_after: executor::config::LOST_AFTER.duration(values)?,
+                        output: Arc::new(move |line| terminal.print(line)),
+                    },
+                    self.io.clone(),
+                );
+                Ok((backend, executable, Some(driver), executors, slots, memory))
+            }
+        }
+    }
+}
+
+type OpenStore = (Arc<dyn ObjectStore>, Path, String, Option<scratch::Own>);
+
+/// The store that the settings name: with local master and none named, a folder of this process.
+fn open_store(config: &Config, master: Master, base: &std::path::Path) -> Result<OpenStore, Error> {
+    let url = config::STORE.value(config.values());
+    match (url, master) {
+        ("", Master::Local { .. }) => {
+            let own = scratch::Own::make(&scratch::folder(base)?)?;
+            let url = file_url(&own.path().join("store"))?;
+            let (store, root) = shuffle::store::open(&url)?;
+            Ok((store, root, url, Some(own)))
+        }
+        ("", Master::LocalCluster { .. }) => {
+            let url = file_url(&scratch::folder(base)?.join("store"))?;
+            let (store, root) = shuffle::store::open(&url)?;
+            Ok((store, root, url, None))
+        }
+        (url, Master::LocalCluster { .. }) if url.starts_with("memory:") => Err(Error::MemoryStore(url.to_owned())),
+        (url, _) => {
+            let (store, root) = shuffle::store::open(url)?;
+            Ok((store, root, url.to_owned(), None))
+        }
+    }
+}
+
+fn file_url(folder: &std::path::Path) -> Result<String, Error> {
+    std::fs::create_dir_all(folder).map_err(|source| scratch::Error::Make { path: folder.to_owned(), source })?;
+    Ok(url::Url::from_directory_path(folder).map_or_else(|()| format!("file://{}", folder.display()), Into::into))
+}
+
+fn program_name() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    let name = path.as_deref().and_then(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "vonk".to_owned())
+}

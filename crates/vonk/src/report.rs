@@ -1,0 +1,115 @@
+//! What is a person told when a program fails?
+
+use std::process::ExitCode;
+
+use model::failure::{Failure, FailureKind, LossCause};
+use model::runner::JobError;
+
+/// The error and its causes, a line each, and what to do about it, if anything is known.
+pub(crate) fn report(error: &anyhow::Error) -> String {
+    let mut lines = Vec::new();
+    for (i, cause) in error.chain().enumerate() {
+        // A failure's own `Display` joins its chain into one line; here every cause has a line.
+        let (text, chain) = match cause.downcast_ref::<Failure>() {
+            Some(failure) => (located(failure), failure.chain.clone()),
+            None => (cause.to_string(), Vec::new()),
+        };
+        lines.push(if i == 0 { format!("error: {text}") } else { format!("  because: {text}") });
+        lines.extend(chain.iter().map(|cause| format!("  because: {cause}")));
+    }
+    if let Some(JobError::Failed { earlier, failure, .. }) = find(error) {
+        let mut earlier: Vec<String> = earlier.iter().filter(|e| *e != failure.as_ref()).map(located).collect();
+        earlier.dedup();
+        if !earlier.is_empty() {
+            lines.push("earlier failures, oldest first:".to_owned());
+            lines.extend(earlier.iter().map(|text| format!("  {text}")));
+        }
+    }
+    if let Some(advice) = kind(error).and_then(advice) {
+        lines.push(format!("help: {advice}"));
+    }
+    lines.join("\n")
+}
+
+fn located(failure: &Failure) -> String {
+    match (failure.attempt, failure.executor) {
+        (Some(attempt), Some(executor)) => format!("task {attempt} on {executor}: {}", failure.message),
+        _ => failure.message.clone(),
+    }
+}
+
+fn find(error: &anyhow::Error) -> Option<&JobError> {
+    error.chain().find_map(|cause| cause.downcast_ref::<JobError>())
+}
+
+fn kind(error: &anyhow::Error) -> Option<&FailureKind> {
+    error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map(|failure| &failure.kind)
+}
+
+/// What a person can do, where the message itself does not say it.
+fn advice(kind: &FailureKind) -> Option<&'static str> {
+    Some(match kind {
+        FailureKind::TaskMemory | FailureKind::Lost(LossCause::Memory) => {
+            "give executors more memory (executor.memory) or split the data into more partitions"
+        }
+        FailureKind::Lost(LossCause::Program) => {
+            "the task's own code ended its process; run it in local[1] under a debugger, or look at the lines above"
+        }
+        FailureKind::Disk => "free space on the spill volume, or set executor.disk to another folder",
+        FailureKind::StoreUnavailable => "check that the object store can be reached, then run the program again",
+        FailureKind::StoreDenied => "check the store's URL and the rights of the credentials in the environment",
+        FailureKind::NotDeterministic => {
+            "a stage gave other rows when it ran again: sort or seed what it does, or checkpoint its result"
+        }
+        FailureKind::LedgerMismatch | FailureKind::Internal => {
+            "this is a defect of Vonk: please report it with the event log of the application"
+        }
+        FailureKind::Lost(LossCause::Infrastructure | LossCause::Start | LossCause::Released)
+        | FailureKind::Query
+        | FailureKind::UserCode { .. }
+        | FailureKind::MapOutput { .. }
+        | FailureKind::Limit
+        | FailureKind::Commit
+        | FailureKind::Cancelled
+        | FailureKind::Stale => return None,
+    })
+}
+
+/// The code with which the process ends.
+pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let configuration = error.chain().any(|cause| {
+        cause.is::<crate::config::Error>()
+            || cause.is::<crate::master::ParseMasterError>()
+            || cause.is::<model::setting::InvalidSetting>()
+    });
+    let lost = matches!(
+        kind(error),
+        Some(FailureKind::StoreUnavailable | FailureKind::Lost(LossCause::Infrastructure | LossCause::Start))
+    );
+    match (configuration, lost) {
+        (true, _) => ExitCode::from(2),
+        (false, true) => ExitCode::from(69),
+        (false, false) => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_every_cause_and_what_to_do() {
+        let failure = Failure::new(FailureKind::TaskMemory, "sort partition 3").caused_by("the pool refused 64 MiB");
+        let error = JobError::Failed {
+            name: "collect at main.rs:3".into(),
+            failure: Box::new(failure),
+            earlier: vec![Failure::new(FailureKind::Disk, "spill")],
+        };
+        assert_eq!(
+            report(&anyhow::Error::new(error)),
+            "error: run job `collect at main.rs:3`\n  because: sort partition 3\n  because: the pool refused 64 MiB\n\
+             earlier failures, oldest first:\n  spill\n\
+             help: give executors more memory (executor.memory) or split the data into more partitions"
+        );
+    }
+}
