@@ -15,9 +15,19 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod action;
+mod attempts;
 mod config;
+mod deadlines;
+mod demand;
 mod event;
+mod executors;
+mod invariants;
+mod job;
+mod outputs;
+mod partitions;
+mod placement;
 mod scheduler;
+mod stage;
 
 pub use action::Action;
 pub use config::Config;
