@@ -1,14 +1,116 @@
 //! What can be set about a driver?
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::ids::{AppId, Epoch};
+use model::setting::{InvalidSetting, Kind, Setting, Values};
 use object_store::ObjectStore;
 use object_store::path::Path;
+use proto::tls::Identity;
 
 use crate::executable::Executable;
 use crate::observe::Observer;
+
+/// How large the results of one job may be.
+pub const MAX_RESULT_SIZE: Setting = Setting::new(
+    "driver.max_result_size",
+    Kind::Bytes,
+    "1g",
+    "Results of one job that arrive at the driver may have so many bytes, and never more than a quarter of its memory.",
+)
+.aliases(&["spark.driver.maxResultSize"]);
+
+/// How often both ends of a link say that they live.
+pub const HEARTBEAT_INTERVAL: Setting = Setting::new(
+    "executor.heartbeat_interval",
+    Kind::Duration,
+    "5s",
+    "How often driver and executor tell each other that they live.",
+)
+.aliases(&["spark.executor.heartbeatInterval"]);
+
+/// How long an executor may be silent.
+pub const HEARTBEAT_TIMEOUT: Setting = Setting::new(
+    "executor.heartbeat_timeout",
+    Kind::Duration,
+    "25s",
+    "An executor that has been silent for so long is lost.",
+)
+.aliases(&["spark.network.timeout"]);
+
+/// How long a lost link is made again.
+pub const RECONNECT_TIMEOUT: Setting = Setting::new(
+    "executor.reconnect_timeout",
+    Kind::Duration,
+    "20s",
+    "A lost link to an executor is made again for so long; then the executor is lost.",
+);
+
+/// How often one task may fail.
+pub const TASK_FAILURES: Setting = Setting::new(
+    "task.max_failures",
+    Kind::Integer { min: 1, max: 1_000 },
+    "4",
+    "A task that has failed so many times, losses of executors not counted, fails its job.",
+)
+.aliases(&["spark.task.maxFailures"]);
+
+/// How often one stage may fail.
+pub const STAGE_FAILURES: Setting = Setting::new(
+    "stage.max_failures",
+    Kind::Integer { min: 1, max: 1_000 },
+    "4",
+    "A stage of which so many attempts failed one after the other fails its job.",
+)
+.aliases(&["spark.stage.maxConsecutiveAttempts"]);
+
+/// How many executors one task may lose to the infrastructure.
+pub const INFRASTRUCTURE_LOSSES: Setting = Setting::new(
+    "task.max_executor_losses",
+    Kind::Integer { min: 1, max: 10_000 },
+    "10",
+    "A task that has lost so many executors to the infrastructure (evicted, killed, cut off) fails its job.",
+);
+
+/// How long jobs wait without an executor.
+pub const NO_EXECUTOR_TIMEOUT: Setting = Setting::new(
+    "driver.no_executor_timeout",
+    Kind::Duration,
+    "10m",
+    "When for so long no executor can be used, jobs fail.",
+);
+
+/// How long jobs wait for the object store.
+pub const NO_STORE_TIMEOUT: Setting = Setting::new(
+    "driver.no_store_timeout",
+    Kind::Duration,
+    "10m",
+    "When for so long no request to the object store has succeeded, jobs that need it fail.",
+);
+
+/// How long tasks wait for the executor that holds their cached partition.
+pub const LOCALITY_WAIT: Setting = Setting::new(
+    "task.locality_wait",
+    Kind::Duration,
+    "1s",
+    "How long a task waits for an executor that holds its cached partition.",
+)
+.aliases(&["spark.locality.wait"]);
+
+/// Every key of this crate.
+pub const SETTINGS: &[Setting] = &[
+    MAX_RESULT_SIZE,
+    HEARTBEAT_INTERVAL,
+    HEARTBEAT_TIMEOUT,
+    RECONNECT_TIMEOUT,
+    TASK_FAILURES,
+    STAGE_FAILURES,
+    INFRASTRUCTURE_LOSSES,
+    NO_EXECUTOR_TIMEOUT,
+    NO_STORE_TIMEOUT,
+    LOCALITY_WAIT,
+];
 
 /// What a driver is started with.
 pub struct DriverConfig {
@@ -20,8 +122,8 @@ pub struct DriverConfig {
     pub name: String,
     /// Its master, as the user wrote it.
     pub master: String,
-    /// All settings that are not at their default, by key: checked by whoever read them, and told to executors.
-    pub settings: BTreeMap<String, String>,
+    /// All settings that are not at their default, by key. Told to executors.
+    pub settings: Values,
     /// The store.
     pub store: Arc<dyn ObjectStore>,
     /// Its URL, told to executors.
@@ -34,10 +136,12 @@ pub struct DriverConfig {
     pub slots: u32,
     /// Memory of one executor, in bytes.
     pub memory: u64,
-    /// How many executors there may be at most; all are asked for from the start.
+    /// How many executors there are to be.
     pub executors: u32,
-    /// What this process runs; executors must run the same.
+    /// What this process runs; executors in other processes must run the same.
     pub executable: Executable,
+    /// Who the driver is to executors in other processes. `None` if all are in this one.
+    pub identity: Option<Identity>,
     /// Who hears what happens.
     pub observers: Vec<Box<dyn Observer>>,
 }
@@ -45,8 +149,68 @@ pub struct DriverConfig {
 /// Who else may see what is written to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreScope {
-    /// Nobody: memory, or a folder made for this process and removed after it. No lease is taken, nothing is cleaned.
+    /// Nobody: memory, or a folder made for this process and removed with it. No lease is taken, nothing is swept.
     Private,
     /// Other applications, now and later: a lease is taken before the first object is written.
     Shared,
+}
+
+/// The settings of this crate, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) max_result_size: u64,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) reconnect_timeout: Duration,
+    pub(crate) drain_grace: Duration,
+    pub(crate) scheduler: scheduler::Config,
+}
+
+impl Limits {
+    pub(crate) fn read(config: &DriverConfig) -> Result<Self, InvalidSetting> {
+        let values = &config.settings;
+        let count = |setting: Setting| setting.integer(values).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        Ok(Self {
+            max_result_size: MAX_RESULT_SIZE.bytes(values)?.min(memory_of_machine() / 4),
+            heartbeat_interval: HEARTBEAT_INTERVAL.duration(values)?,
+            reconnect_timeout: RECONNECT_TIMEOUT.duration(values)?,
+            drain_grace: executor::config::DRAIN_GRACE.duration(values)?,
+            scheduler: scheduler::Config {
+                min_executors: config.executors,
+                max_executors: config.executors,
+                slots_per_executor: config.slots,
+                heartbeat_timeout: HEARTBEAT_TIMEOUT.duration(values)?,
+                task_failures: count(TASK_FAILURES)?,
+                stage_failures: count(STAGE_FAILURES)?,
+                infrastructure_losses: count(INFRASTRUCTURE_LOSSES)?,
+                no_executor: NO_EXECUTOR_TIMEOUT.duration(values)?,
+                no_store: NO_STORE_TIMEOUT.duration(values)?,
+                locality_wait: LOCALITY_WAIT.duration(values)?,
+                ..scheduler::Config::default()
+            },
+        })
+    }
+}
+
+/// What this machine has, in bytes; so much that it limits nothing if nobody can tell.
+fn memory_of_machine() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
+    total.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok()).map_or(u64::MAX, |kilobytes| kilobytes << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_fits_its_kind() {
+        for setting in SETTINGS {
+            assert_eq!(setting.check(setting.default), Ok(()), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn this_machine_has_some_memory() {
+        assert!((1 << 20..u64::MAX).contains(&memory_of_machine()));
+    }
 }

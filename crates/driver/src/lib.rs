@@ -5,17 +5,29 @@
 //! that talk to it through its mailbox.
 
 pub mod backend;
+mod cleanup;
 pub mod commit;
 pub mod config;
 pub mod driver;
 pub mod error;
 pub mod event_log;
+mod event_loop;
 pub mod executable;
+mod jobs;
+mod launch;
+mod lease;
+mod link;
 pub mod observe;
+mod outbox;
+mod requests;
+mod results;
 pub mod status;
+mod store;
 pub mod terminal;
+mod write;
 
 pub use config::DriverConfig;
 pub use driver::Driver;
 pub use error::Error;
+pub use executable::Executable;
 pub use observe::Observer;

@@ -1,0 +1,112 @@
+//! How does an application hold what it has in the store, and give it back?
+//!
+//! A store that others see is claimed before the first object is written, and the claim renewed while the driver lives.
+//! A store of this process alone needs neither.
+
+use std::sync::Arc;
+
+use model::{AppId, Epoch, Failure};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use shuffle::sweep::{self, LEASE_LIMIT, Lease, Leftovers, RENEW_EVERY, SWEEP_AFTER, SettleWrites};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::commit;
+use crate::event_loop::Message;
+
+/// A renewal that failed is tried again after a tenth of the usual time.
+const RETRIES_PER_RENEWAL: u32 = 10;
+
+/// Claims the epoch, says so, sweeps what dead drivers left, and renews until told to stop; gives the lease back.
+pub(crate) struct Holder {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) root: Path,
+    pub(crate) app: AppId,
+    pub(crate) epoch: Epoch,
+    pub(crate) mailbox: mpsc::Sender<Message>,
+}
+
+impl Holder {
+    /// Holds the lease until `stopped`; then hands it to `given`.
+    pub(crate) async fn hold(
+        self,
+        claimed: watch::Sender<bool>,
+        stopped: CancellationToken,
+        given: oneshot::Sender<Lease>,
+    ) {
+        let lease = match Lease::claim(Arc::clone(&self.store), &self.root, self.app, self.epoch).await {
+            Ok(lease) => lease,
+            Err(error) => return self.doom("the application cannot claim its place in the store", error).await,
+        };
+        let _ = claimed.send(true);
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            ((), ()) = async { tokio::join!(self.renew(&lease), self.sweep()) } => {}
+        }
+        let _ = given.send(lease);
+    }
+
+    async fn doom(&self, what: &str, error: sweep::Error) {
+        let why = format!("{what}: {}", error.into_failure());
+        let _ = self.mailbox.send(Message::Doomed { why }).await;
+    }
+
+    async fn renew(&self, lease: &Lease) {
+        let mut renewed = Instant::now();
+        let mut wait = RENEW_EVERY;
+        loop {
+            sleep(wait).await;
+            let asked = Instant::now();
+            match lease.renew().await {
+                Ok(()) => (renewed, wait) = (asked, RENEW_EVERY),
+                Err(error @ sweep::Error::Store { .. }) if renewed.elapsed() < LEASE_LIMIT => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot renew the application's lease");
+                    wait = RENEW_EVERY / RETRIES_PER_RENEWAL;
+                }
+                Err(error) => {
+                    self.doom("the application has lost its place in the store", error).await;
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+
+    async fn sweep(&self) {
+        match sweep::sweep(self.store.as_ref(), &self.root, SWEEP_AFTER, &settle()).await {
+            Ok(swept) => {
+                for (app, epoch) in swept.leases {
+                    tracing::info!(%app, %epoch, "removed what an application had left whose driver died");
+                }
+                for (app, epoch, why) in swept.left {
+                    tracing::warn!(%app, %epoch, why, "cannot remove all that a dead application has left");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for what dead applications left");
+            }
+        }
+    }
+}
+
+/// Removes everything that the application had, and last its lease.
+pub(crate) async fn give_back(lease: Lease, known: Vec<Path>, leftovers: Leftovers) {
+    match sweep::end(lease, known, leftovers, &settle()).await {
+        Ok(swept) => tracing::debug!(objects = swept.objects, "the application leaves nothing behind"),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "something is left for a sweep to remove");
+        }
+    }
+}
+
+/// Settles writes by the commit's own rules.
+fn settle() -> impl SettleWrites {
+    commit::SettleNotes { open: destination, timing: commit::Timing::default() }
+}
+
+/// The folder that a URL names.
+pub(crate) fn destination(url: &str) -> Result<commit::Destination, Failure> {
+    let (store, path) = shuffle::store::open(url).map_err(shuffle::Error::into_failure)?;
+    Ok(commit::Destination { store, path, url: url.to_owned() })
+}
