@@ -9,6 +9,10 @@
 //! - `compute`: how is a partition computed?
 //! - `shared`: how do broadcasts go out and accumulators come back?
 //! - `persist`: what does caching promise?
+//! - `files`, `reading`, `text`: which files are a partition's, and how do their bytes become lines?
+//! - `external`, `sort_key`: what if groups or an order exceed memory?
+//! - `order`, `range_partitioner`: which operations put rows in order, and between which keys are partitions cut?
+//! - `sampling`, `stats`, `distinct_sketch`: which rows does a sample take, and how are numbers summed up?
 //! - `error`: what can go wrong?
 
 mod actions;
@@ -18,12 +22,22 @@ mod collection;
 pub mod compute;
 mod context;
 mod dataset;
+mod distinct_sketch;
 mod error;
+mod external;
+mod files;
 pub mod function;
 pub mod narrow;
+mod order;
 mod persist;
+mod range_partitioner;
+mod reading;
+mod sampling;
 mod shared;
+mod sort_key;
 pub mod stages;
+mod stats;
+pub mod text;
 pub mod wide;
 
 pub use chain::{Chain, Partitioning};
@@ -34,3 +48,5 @@ pub use error::Error;
 pub use function::Function;
 pub use persist::StorageLevel;
 pub use shared::{Accumulator, Broadcast, forget_broadcast};
+pub use stats::StatCounter;
+pub use text::Str;
