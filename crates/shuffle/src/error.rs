@@ -160,6 +160,9 @@ pub enum Damage {
     /// A block holds a partition outside its range.
     #[error("partition {0} was not asked for")]
     Partition(u32),
+    /// A fresh read gave other blocks than one that had been believed.
+    #[error("other blocks than before")]
+    Changed,
     /// A block cannot be decoded.
     #[error("undecodable block")]
     Decode,

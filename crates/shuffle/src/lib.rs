@@ -5,8 +5,8 @@
 //! charges for in time and money, so outputs of several maps share an object and small ones travel in messages; no
 //! response is trusted, so every block carries its checksum, its writer's tag and its count of rows.
 //!
-//! - `runtime`: what do the tasks of one process share? [`ShuffleRuntime`], [`Budget`]
-//! - `writer`, `packer`, `upload`: how is a map task's output published, all or none? [`Member`], [`HandedOver`]
+//! - `runtime`, `credit`: what do the tasks of one process share? [`ShuffleRuntime`], [`Budget`]
+//! - `writer`, `run`, `packer`, `upload`: how is a map task's output published, all or none? [`Member`], [`HandedOver`]
 //! - `reader`, `fetch`: how is a range of partitions read, and what is blamed if some is missing? [`Reader`], [`Block`]
 //! - `registry`: what exists, and do a status and a report add up? [`Registry`]
 //! - `format`, `arrow_rows`, `rowhash`, `ledger`: what are an object's bytes, and how are its rows proven?
@@ -26,6 +26,7 @@ pub mod partitioner;
 mod reader;
 pub mod registry;
 pub mod rowhash;
+mod run;
 mod runtime;
 pub mod store;
 pub mod sweep;
@@ -34,6 +35,7 @@ pub mod testing;
 mod upload;
 mod writer;
 
+pub use arrow_rows::schema_message;
 pub use config::Budget;
 pub use error::Error;
 pub use reader::{Block, Reader, Records};
