@@ -46,7 +46,16 @@ impl Spark {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("spark").join(script);
         let scala = script.ends_with(".scala");
         let mut command = Command::new(self.home.join(if scala { "bin/spark-shell" } else { "bin/spark-submit" }));
-        command.args(["--master", master, "--driver-memory", "8g", "--conf", "spark.ui.enabled=false", "--conf", "spark.ui.showConsoleProgress=false"]);
+        command.args([
+            "--master",
+            master,
+            "--driver-memory",
+            "8g",
+            "--conf",
+            "spark.ui.enabled=false",
+            "--conf",
+            "spark.ui.showConsoleProgress=false",
+        ]);
         if scala {
             command.arg("-i");
         }

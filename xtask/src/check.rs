@@ -57,7 +57,8 @@ fn without_compiler() -> Result<()> {
 }
 
 fn format() -> Result<()> {
-    run(cargo().args(["fmt", "--all", "--check"])).context("`cargo fmt --all` would change files")
+    run(cargo().args(["fmt", "--all", "--", "--check", "--files-with-diff"]))
+        .context("`cargo fmt --all` would change files")
 }
 
 /// Every test of every crate, the examples' runs, the fixed-seed simulation, the documentation's examples; with an

@@ -14,6 +14,8 @@ mod s3;
 mod sim;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -52,8 +54,18 @@ struct GenerateArgs {
     check: bool,
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Check => check::check(),
         Command::Test(args) => check::test(&args),
         Command::Sim(args) => sim::run(&args),

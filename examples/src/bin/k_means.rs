@@ -71,7 +71,8 @@ fn main() -> ExitCode {
 fn first_centres(sample: &[Point], k: usize) -> Vec<Point> {
     let mut centres: Vec<Point> = sample.first().cloned().into_iter().collect();
     while centres.len() < k.min(sample.len()) {
-        let lonely = |point: &&Point| centres.iter().map(|centre| distance(centre, point)).fold(f64::INFINITY, f64::min);
+        let lonely =
+            |point: &&Point| centres.iter().map(|centre| distance(centre, point)).fold(f64::INFINITY, f64::min);
         let farthest = sample.iter().max_by(|a, b| lonely(a).total_cmp(&lonely(b))).cloned();
         centres.extend(farthest);
     }
