@@ -8,21 +8,27 @@
 //! - `start`: how does a process become an executor of one application? [`start::in_process`], [`start::serve`]
 //! - `link`: how does a driver reach it from another process?
 //! - `service`: what may the driver ask, and what does it hear?
-//! - `lifetime`: when does it drain, and when does it end itself?
-//! - `slots`: how many tasks now, and which wait?
+//! - `lifetime`: when does it say that it lives, when does it drain, when does it end itself?
+//! - `slots`, `compute_pool`: how many tasks now, and on which threads?
 //! - `task`: how is an attempt decoded, run, contained, reported? [`BodyRunner`], [`TaskContext`], [`TaskProduct`]
-//! - `compute_pool`: on which threads?
-//! - `fetch`: how do bodies and inputs come from the store, and results go there?
+//! - `store`: how do bodies, inputs and results travel through the object store?
 //! - `memory`: who may use how much? [`WorkingPool`]
 //! - `blocks`: what is cached? [`Blocks`]
 //! - `spill`: what lies on the local disk? [`SpillDir`]
+//! - `metrics`: what is counted?
 
 pub mod blocks;
+mod compute_pool;
 pub mod config;
 pub mod lifetime;
+mod link;
 pub mod memory;
+mod metrics;
+mod service;
+mod slots;
 pub mod spill;
 pub mod start;
+mod store;
 pub mod task;
 
 pub use blocks::{Blocks, Level};

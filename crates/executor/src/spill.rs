@@ -1,65 +1,199 @@
 //! What lies on an executor's local disk, and who removes it?
+//!
+//! An executor makes one folder, at the first spill, beside a file that it keeps locked while it lives. The system frees
+//! the lock however the process ends, so whoever finds a lock free may remove the folder. Spill files have no name at
+//! all: the system frees them with their last handle.
 
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use model::{Failure, FailureKind};
 
-/// The folder of one executor for what does not fit into memory. Cheap to clone.
+/// What names of folders and their locks begin with.
+const PREFIX: &str = "vonk-spill-";
+
+/// What the name of a lock ends with.
+const SUFFIX: &str = ".lock";
+
+/// A new lock may be swept by another process before it is locked; so often another name is tried.
+const LOCK_TRIES: u32 = 8;
+
+/// The folder of one executor for what does not fit into memory. Cheap to clone; removed with the last clone.
 #[derive(Clone)]
-pub struct SpillDir {}
+pub struct SpillDir {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    base: PathBuf,
+    made: Mutex<Option<Arc<Made>>>,
+}
+
+struct Made {
+    folder: PathBuf,
+    lock: PathBuf,
+    _held: File,
+}
 
 impl SpillDir {
-    /// A new file. It goes when it is dropped, and when the process ends, however that ends.
+    /// A folder below `base`, which is made when it is first needed.
+    pub(crate) fn new(base: PathBuf) -> Self {
+        Self { inner: Arc::new(Inner { base, made: Mutex::default() }) }
+    }
+
+    /// A new file. It goes when it and its readers are dropped, and when the process ends, however that ends.
     ///
     /// # Errors
     /// [`FailureKind::Disk`]: elsewhere.
     pub fn create(&self) -> Result<SpillFile, Failure> {
-        Err(Failure::new(FailureKind::Disk, "create a spill file"))
+        let folder = self.path()?;
+        let file = tempfile::tempfile_in(&folder).map_err(|error| self.failure("create a spill file", &error))?;
+        Ok(SpillFile { file: Arc::new(file), length: 0 })
     }
 
-    /// The folder, for parts that make files of their own in it.
+    /// The folder, for parts that make files of their own in it. It exists.
     ///
     /// # Errors
     /// [`FailureKind::Disk`]: elsewhere.
-    pub fn path(&self) -> Result<&Path, Failure> {
-        Err(Failure::new(FailureKind::Disk, "create a spill folder"))
+    pub fn path(&self) -> Result<PathBuf, Failure> {
+        // A panic while the lock is held leaves either nothing or a complete folder.
+        let mut made = self.inner.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*made {
+            return Ok(made.folder.clone());
+        }
+        let new = make(&self.inner.base).map_err(|error| self.failure("create a spill folder", &error))?;
+        let folder = new.folder.clone();
+        *made = Some(Arc::new(new));
+        Ok(folder)
     }
 
-    /// The failure of a task that met this error on the local disk.
+    /// The failure of a task that met an error on the local disk while it did `what`, such as `write spilled rows`.
     #[must_use]
-    pub fn failure(&self, error: &io::Error) -> Failure {
-        Failure::from_error(FailureKind::Disk, error)
+    pub fn failure(&self, what: &str, error: &io::Error) -> Failure {
+        let base = self.inner.base.display();
+        let place = match free_space(&self.inner.base) {
+            Some((free, size)) => format!("{what} on {base}, {} MiB free of {} MiB", free >> 20, size >> 20),
+            None => format!("{what} on {base}"),
+        };
+        Failure::new(FailureKind::Disk, place).caused_by(error.to_string())
+    }
+
+    /// Removes what dead processes left below the same base.
+    pub(crate) fn sweep(&self) {
+        match sweep(&self.inner.base) {
+            Ok(0) => {}
+            Ok(folders) => {
+                tracing::info!(folders, base = %self.inner.base.display(), "removed left-over spill folders")
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, base = %self.inner.base.display(), "look for left-over spill folders"),
+        }
     }
 }
 
-/// A file of spilled bytes: written once from its start, then read at any place by any number of readers.
-pub struct SpillFile {}
+impl Drop for Made {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next executor that starts here.
+        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(&self.lock);
+    }
+}
+
+/// Free and total bytes of the volume that `base`, or what exists of it, lies on.
+fn free_space(base: &Path) -> Option<(u64, u64)> {
+    let volume = base.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok())?;
+    Some((volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize))
+}
+
+fn make(base: &Path) -> io::Result<Made> {
+    fs::create_dir_all(base)?;
+    for _ in 0..LOCK_TRIES {
+        let (file, lock) = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(base)?.keep()?;
+        if !hold(&file, &lock)? {
+            continue;
+        }
+        let folder = folder_of(&lock);
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        return Ok(Made { folder, lock, _held: file });
+    }
+    Err(io::Error::other("others take every lock"))
+}
+
+/// Locks a file unless somebody holds it, and says whether it is still the one of that name.
+fn hold(file: &File, path: &Path) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(false),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    match fs::metadata(path) {
+        Ok(named) => Ok(named.ino() == file.metadata()?.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn folder_of(lock: &Path) -> PathBuf {
+    lock.with_extension("")
+}
+
+fn sweep(base: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(base)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if !(name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
+            continue;
+        }
+        // Another's, or gone meanwhile: neither is ours to remove.
+        let Ok(file) = File::options().write(true).open(&path) else { continue };
+        if hold(&file, &path)? {
+            let folder = folder_of(&path);
+            if folder.exists() {
+                fs::remove_dir_all(folder)?;
+            }
+            fs::remove_file(&path)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// A file of spilled bytes: written once from its start, then read at any place by any number of readers. Unbuffered.
+pub struct SpillFile {
+    file: Arc<File>,
+    length: u64,
+}
 
 impl SpillFile {
     /// How many bytes were written.
     #[must_use]
     pub fn len(&self) -> u64 {
-        0
+        self.length
     }
 
     /// Whether nothing was written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.length == 0
     }
 
-    /// Reads `length` bytes from `offset` on; readers keep the file.
+    /// Reads `length` bytes from `offset` on, or as many as were written; the reader keeps the file alive.
     #[must_use]
     pub fn reader(&self, offset: u64, length: u64) -> SpillReader {
-        let _ = (offset, length);
-        SpillReader {}
+        let end = offset.saturating_add(length).min(self.length);
+        SpillReader { file: self.file.clone(), at: offset, end }
     }
 }
 
 impl io::Write for SpillFile {
-    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write_at(bytes, self.length)?;
+        self.length += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -68,10 +202,88 @@ impl io::Write for SpillFile {
 }
 
 /// Reads a part of a spill file. Unbuffered.
-pub struct SpillReader {}
+pub struct SpillReader {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
 
 impl io::Read for SpillReader {
-    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn entries(base: &Path) -> usize {
+        fs::read_dir(base).unwrap().count()
+    }
+
+    #[test]
+    fn spilled_bytes_are_read_back_from_anywhere_and_leave_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let spill = SpillDir::new(base.path().join("deep/er"));
+        let mut file = spill.create().unwrap();
+        file.write_all(b"hello ").unwrap();
+        file.write_all(b"world").unwrap();
+        let (mut a, mut b) = (file.reader(0, 5), file.reader(6, 1_000));
+        drop(file);
+        let (mut first, mut second) = (String::new(), String::new());
+        b.read_to_string(&mut second).unwrap();
+        a.read_to_string(&mut first).unwrap();
+        assert_eq!((first.as_str(), second.as_str()), ("hello", "world"));
+        assert_eq!(entries(&spill.path().unwrap()), 0, "a spill file has no name");
+        drop(spill);
+        assert_eq!(entries(&base.path().join("deep/er")), 0);
+    }
+
+    #[test]
+    fn nothing_is_made_before_it_is_needed() {
+        let base = tempfile::tempdir().unwrap();
+        let _spill = SpillDir::new(base.path().join("later"));
+        assert_eq!(entries(base.path()), 0);
+    }
+
+    #[test]
+    fn folders_of_the_dead_go_and_those_of_the_living_stay() {
+        let base = tempfile::tempdir().unwrap();
+        let living = SpillDir::new(base.path().to_owned());
+        fs::write(living.path().unwrap().join("block"), b"needed").unwrap();
+        // What a killed process leaves: a lock that nobody holds, and its folder.
+        fs::write(base.path().join("vonk-spill-dead.lock"), b"").unwrap();
+        fs::create_dir(base.path().join("vonk-spill-dead")).unwrap();
+        fs::write(base.path().join("vonk-spill-dead/block"), b"left").unwrap();
+        fs::write(base.path().join("somebody-elses"), b"kept").unwrap();
+        assert_eq!(sweep(base.path()).unwrap(), 1);
+        assert!(!base.path().join("vonk-spill-dead").exists());
+        assert!(living.path().unwrap().join("block").exists());
+        assert!(base.path().join("somebody-elses").exists());
+        assert_eq!(sweep(base.path()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_refuses_is_a_disk_failure_that_says_where() {
+        let base = tempfile::tempdir().unwrap();
+        let file = base.path().join("no-folder");
+        fs::write(&file, b"").unwrap();
+        let failure = SpillDir::new(file.join("spill")).create().err().unwrap();
+        assert_eq!(failure.kind, FailureKind::Disk);
+        assert!(failure.message.starts_with("create a spill folder on "), "{failure}");
+        assert!(failure.message.contains("MiB free of"), "{failure}");
     }
 }

@@ -1,6 +1,10 @@
 //! How is an attempt decoded, run, contained, reported?
 
-use std::sync::Arc;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use model::graph::BodyKind;
@@ -9,7 +13,7 @@ use model::metrics::TaskMetrics;
 use model::setting::Values;
 use model::shuffle::{ReadPlan, ReadReport, ShuffleSpec};
 use model::write::StagedFile;
-use model::{AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Failure, PartitionId, RddId};
+use model::{AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Failure, FailureKind, PartitionId, RddId};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use shuffle::{HandedOver, ShuffleRuntime};
@@ -17,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocks::Blocks;
-use crate::memory::WorkingPool;
+use crate::memory::{Pool, WorkingPool};
 use crate::spill::SpillDir;
 
 /// Makes stage bodies runnable.
@@ -109,4 +113,228 @@ pub struct TaskProduct {
     pub warnings: Vec<String>,
     /// Counters. The executor fills in what it knows itself: time, shuffle rows and bytes, bytes of the result.
     pub metrics: TaskMetrics,
+}
+
+/// What all attempts on an executor share.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) app: AppId,
+    pub(crate) epoch: Epoch,
+    pub(crate) executor: ExecutorId,
+    pub(crate) shuffle: ShuffleRuntime,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) root: Path,
+    pub(crate) io: Handle,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) blocks: Blocks,
+    pub(crate) spill: SpillDir,
+    pub(crate) settings: Arc<Values>,
+    pub(crate) runner: Arc<dyn BodyRunner>,
+}
+
+/// A stage attempt as its tasks see it.
+pub(crate) struct Stage {
+    pub(crate) name: String,
+    pub(crate) kind: BodyKind,
+    pub(crate) writes: Option<Arc<ShuffleSpec>>,
+    pub(crate) reads: Vec<Arc<ShuffleSpec>>,
+    prepared: Mutex<Option<Arc<dyn PreparedStage>>>,
+}
+
+impl Stage {
+    pub(crate) fn new(
+        name: String,
+        kind: BodyKind,
+        writes: Option<Arc<ShuffleSpec>>,
+        reads: Vec<Arc<ShuffleSpec>>,
+    ) -> Self {
+        Self { name, kind, writes, reads, prepared: Mutex::default() }
+    }
+
+    /// The decoded body. Whoever comes while another decodes it waits for that one.
+    fn prepared(&self, runner: &dyn BodyRunner, body: &Bytes) -> Result<Arc<dyn PreparedStage>, Failure> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stage) = &*prepared {
+            return Ok(stage.clone());
+        }
+        let new = contain(
+            || runner.prepare(self.kind, &self.name, body.clone()),
+            || format!("decode stage `{}`", self.name),
+        )?;
+        *prepared = Some(new.clone());
+        Ok(new)
+    }
+
+    /// Drops a decoded body that failed: what it shares between tasks may be half done.
+    fn discard(&self, failed: &Arc<dyn PreparedStage>) {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.as_ref().is_some_and(|stage| Arc::ptr_eq(stage, failed)) {
+            *prepared = None;
+        }
+    }
+}
+
+/// An attempt with everything it needs, ready for a compute thread.
+pub(crate) struct ReadyTask {
+    pub(crate) attempt: AttemptId,
+    pub(crate) stage: Arc<Stage>,
+    pub(crate) body: Bytes,
+    pub(crate) input: Bytes,
+    pub(crate) reads: Vec<ReadPlan>,
+    pub(crate) stage_has_pending: bool,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// How an attempt's computing ended.
+pub(crate) struct Computed {
+    pub(crate) attempt: AttemptId,
+    pub(crate) product: Result<Box<TaskProduct>, Failure>,
+    pub(crate) took: Duration,
+}
+
+impl ReadyTask {
+    /// Computes the partition on the calling thread. Does not panic, whatever the body does.
+    pub(crate) fn run(self, around: &Surroundings) -> Computed {
+        let begun = Instant::now();
+        let attempt = self.attempt;
+        let product = self.compute(around).map(Box::new);
+        Computed { attempt, product, took: begun.elapsed() }
+    }
+
+    fn compute(self, around: &Surroundings) -> Result<TaskProduct, Failure> {
+        let attempt = self.attempt;
+        if self.cancel.is_cancelled() {
+            return Err(Failure::new(FailureKind::Cancelled, "cancelled before it began"));
+        }
+        let stage = self.stage;
+        let prepared = stage.prepared(&*around.runner, &self.body)?;
+        let task = TaskContext {
+            attempt,
+            app: around.app,
+            epoch: around.epoch,
+            executor: around.executor,
+            input: self.input,
+            reads: self.reads,
+            read_specs: stage.reads.clone(),
+            writes: stage.writes.clone(),
+            stage_has_pending: self.stage_has_pending,
+            shuffle: around.shuffle.clone(),
+            store: around.store.clone(),
+            root: around.root.clone(),
+            io: around.io.clone(),
+            cancel: self.cancel,
+            memory: around.pool.share(),
+            blocks: around.blocks.clone(),
+            spill: around.spill.clone(),
+            settings: around.settings.clone(),
+        };
+        let product =
+            contain(|| prepared.run(task), || format!("compute partition {} of `{}`", attempt.partition, stage.name));
+        if product.is_err() {
+            stage.discard(&prepared);
+        }
+        product
+    }
+}
+
+/// The longest text of a panic that travels; what is cut off is said.
+const PANIC_TEXT_MAX: usize = 16 << 10;
+
+thread_local! {
+    /// Whether panics of this thread are contained here, and so not printed.
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+    /// Where the last contained panic of this thread happened.
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs code of the user's; a panic becomes a failure that says where it happened and what it said.
+pub(crate) fn contain<T>(
+    code: impl FnOnce() -> Result<T, Failure>,
+    what: impl FnOnce() -> String,
+) -> Result<T, Failure> {
+    install_hook();
+    let outer = CONTAINED.replace(true);
+    LOCATION.set(None);
+    let result = catch_unwind(AssertUnwindSafe(code));
+    CONTAINED.set(outer);
+    let panic = match result {
+        Ok(result) => return result,
+        Err(panic) => panic,
+    };
+    let text = text_of(&*panic);
+    // A payload may panic again when it is dropped; then it is leaked.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
+    }
+    let place = LOCATION.take().map(|place| format!(" at {place}")).unwrap_or_default();
+    let kind = FailureKind::UserCode { panicked: true, transient: false };
+    Err(Failure::new(kind, what()).caused_by(format!("panicked{place}: {text}")))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text.as_str(),
+        (None, None) => "with a value that is no text",
+    };
+    if text.len() <= PANIC_TEXT_MAX {
+        return text.to_owned();
+    }
+    format!("{} … ({} bytes)", &text[..text.floor_char_boundary(PANIC_TEXT_MAX)], text.len())
+}
+
+/// Remembers where contained panics happen; all others go to the hook that was there before.
+fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
+            if CONTAINED.get() {
+                LOCATION.set(panic.location().map(ToString::to_string));
+            } else {
+                others(panic);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caught(code: impl FnOnce() -> Result<(), Failure>) -> Failure {
+        contain(code, || "compute partition 7 of `map at main.rs:3`".into()).unwrap_err()
+    }
+
+    #[test]
+    fn a_panic_becomes_a_failure_with_its_place_and_text() {
+        let line = line!() + 1;
+        let failure = caught(|| panic!("bad row {}", 17));
+        assert_eq!(failure.kind, FailureKind::UserCode { panicked: true, transient: false });
+        assert_eq!(failure.message, "compute partition 7 of `map at main.rs:3`");
+        let [cause] = &failure.chain[..] else { panic!("{failure}") };
+        assert!(cause.starts_with(&format!("panicked at {}:{line}:", file!())), "{cause}");
+        assert!(cause.ends_with(": bad row 17"), "{cause}");
+    }
+
+    #[test]
+    fn a_payload_that_is_no_text_or_panics_in_turn_is_contained_too() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("again");
+            }
+        }
+        let failure = caught(|| std::panic::panic_any(Bomb));
+        assert!(failure.chain[0].ends_with("with a value that is no text"), "{failure}");
+        let failure = caught(|| std::panic::panic_any("é".repeat(PANIC_TEXT_MAX)));
+        assert!(failure.chain[0].len() < PANIC_TEXT_MAX + 200, "{}", failure.chain[0].len());
+    }
+
+    #[test]
+    fn what_does_not_panic_passes() {
+        assert_eq!(contain(|| Ok(3), String::new), Ok(3));
+        let failure = Failure::new(FailureKind::Query, "no such column");
+        assert_eq!(contain(|| Err::<(), _>(failure.clone()), String::new), Err(failure));
+    }
 }

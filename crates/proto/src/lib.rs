@@ -12,6 +12,7 @@ pub mod version;
     missing_docs,
     unreachable_pub,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     reason = "generated: `cargo xtask gen` writes it, and the .proto file has the words"
 )]
 pub mod generated {
