@@ -260,7 +260,7 @@ impl Registry {
         }
     }
 
-    /// Drops what is missing or corrupt: every winner with rows in the object, or, if the rows were inline, the maps named.
+    /// Drops what is missing or corrupt: every winner with rows in the object, or, if none is named, the winners of the maps.
     /// Gives the maps that must run again. Their digests stay, to compare with.
     pub fn lost(
         &mut self,
@@ -279,8 +279,8 @@ impl Registry {
             let hit = match (&map.winner, object) {
                 (None, _) => false,
                 (Some(Winner { place: Place::Stored { parts }, .. }), Some(object)) => parts.contains(&object),
-                (Some(Winner { place: Place::Inline { .. }, .. }), None) => maps.contains(&id),
-                (Some(_), _) => false,
+                (Some(_), None) => maps.contains(&id),
+                (Some(Winner { place: Place::Inline { .. }, .. }), Some(_)) => false,
             };
             if hit {
                 map.winner = None;
