@@ -110,6 +110,12 @@ pub enum Error {
     },
 }
 
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        error.into_failure()
+    }
+}
+
 impl Error {
     /// What the scheduler and a person hear of it.
     #[must_use]
