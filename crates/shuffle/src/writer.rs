@@ -27,7 +27,11 @@ use crate::upload::StoredObject;
 /// What a block may need beyond its rows while it is encoded.
 const BLOCK_OVERHEAD: u64 = 512;
 
-type Stored = oneshot::Receiver<Result<Arc<StoredObject>, Error>>;
+/// A run that went to the packer.
+enum Part {
+    Waiting(oneshot::Receiver<Result<Arc<StoredObject>, Error>>),
+    Stored(Arc<StoredObject>),
+}
 
 /// The output of one running map task. Used from its compute thread, which it may block while memory is short; dropping it
 /// aborts: nothing of it will ever be read.
@@ -42,7 +46,7 @@ pub struct Member {
     entered: u64,
     digest: Sum,
     totals: Totals,
-    parts: Vec<Stored>,
+    parts: Vec<Part>,
     claim: Claim,
 }
 
@@ -217,9 +221,12 @@ impl Member {
 
     /// Encodes all rows held: into the packer, or, if they are all there is and few, into a message.
     fn encode(&mut self, last: bool) -> Result<Option<MapRows>, Error> {
+        // What has failed already need not be computed to its end.
         for part in &mut self.parts {
-            if let Ok(Err(error)) = part.try_recv().map(|stored| stored.map(|_| ())) {
-                return Err(error);
+            if let Part::Waiting(waiting) = part
+                && let Ok(stored) = waiting.try_recv()
+            {
+                *part = Part::Stored(stored?);
             }
         }
         let rows = self.rows.as_mut().map_err(|error| error.clone())?;
@@ -250,7 +257,7 @@ impl Member {
         let (done, stored) = oneshot::channel();
         let (member_id, member) = (self.claim.id, self.entry);
         self.claim.packer.add(&self.claim.runtime, Run { member_id, member, blocks, credit, done });
-        self.parts.push(stored);
+        self.parts.push(Part::Waiting(stored));
         self.entry.part += 1;
         Ok(None)
     }
@@ -291,7 +298,7 @@ impl Member {
 /// An output that is encoded and packed, but perhaps not stored. Dropping it aborts.
 pub struct HandedOver {
     output: MapOutput,
-    parts: Vec<Stored>,
+    parts: Vec<Part>,
     claim: Claim,
 }
 
@@ -307,7 +314,12 @@ impl HandedOver {
         let Self { mut output, parts, claim } = self;
         let MapRows::Stored { parts: objects, new_objects } = &mut output.location else { return Ok(output) };
         for part in parts {
-            let stored = part.await.map_err(|_| Error::Ended { shuffle: output.shuffle, what: "an upload" })??;
+            let stored = match part {
+                Part::Stored(stored) => stored,
+                Part::Waiting(waiting) => {
+                    waiting.await.map_err(|_| Error::Ended { shuffle: output.shuffle, what: "an upload" })??
+                }
+            };
             if !objects.contains(&stored.object) {
                 new_objects.push(stored.new.clone());
             }
