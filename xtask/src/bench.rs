@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use crate::s3::Server;
 use crate::workspace::{cargo, run as run_shown};
 
 #[derive(Debug, Args)]
@@ -20,7 +21,7 @@ enum Suite {
     Core,
 }
 
-/// Builds everything that is measured as users build it, then runs the suite.
+/// Builds everything that is measured as users build it, then runs the suite beside an S3-compatible server.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match args.suite {
         Suite::Core => {
@@ -34,11 +35,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
                 "vonk-benches",
                 "--bins",
             ]))?;
-            run_shown(
-                cargo()
-                    .args(["run", "--locked", "--release", "--quiet", "-p", "vonk-benches", "--bin", "core", "--"])
-                    .args(&args.more),
-            )
+            let server = Server::start()?;
+            let mut core = cargo();
+            core.args(["run", "--locked", "--release", "--quiet", "-p", "vonk-benches", "--bin", "core", "--"]);
+            run_shown(core.args(&args.more).envs(server.environment()).env("VONK_BENCH_S3_LOG", server.requests()))
         }
     }
 }

@@ -25,6 +25,9 @@ const GO_FETCHED: &str = "go1.25.5";
 const START_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
+/// The name of the file in which the server notes requests.
+const REQUESTS: &str = "requests";
+
 const BUCKET: &str = "vonk-test";
 const REGION: &str = "us-east-1";
 /// The server listens on 127.0.0.1 for as long as a test run, so these keep nothing secret.
@@ -63,7 +66,7 @@ pub(crate) fn run(command: S3Command) -> Result<()> {
 pub(crate) struct Server {
     process: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -73,7 +76,12 @@ impl Server {
         let folder =
             tempfile::Builder::new().prefix("vonk-s3-").tempdir().context("make a folder for the S3 server")?;
         let (process, port) = spawn(&program, folder.path())?;
-        Ok(Self { process, port, _folder: folder })
+        Ok(Self { process, port, folder })
+    }
+
+    /// The file in which it notes every request, a line each.
+    pub(crate) fn requests(&self) -> PathBuf {
+        self.folder.path().join(REQUESTS)
     }
 
     /// What tests read: endpoint and bucket, and the credentials for them.
@@ -108,7 +116,8 @@ fn spawn(program: &Path, folder: &Path) -> Result<(Child, u16)> {
     let log = fs::File::create(folder.join("log")).context("make the S3 server's log")?;
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?.local_addr()?.port();
     let mut process = Command::new(program)
-        .args(["--quiet", "--region", REGION, "--port", &format!("127.0.0.1:{port}")])
+        .args(["--quiet", "--region", REGION, "--port", &format!("127.0.0.1:{port}"), "--access-log"])
+        .arg(folder.join(REQUESTS))
         .arg("posix")
         .arg("--sidecar")
         .args([&metadata, &objects])

@@ -1,7 +1,9 @@
 //! What are the figures of RDD programs, scheduler, shuffle and start-up?
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -38,7 +40,16 @@ struct Bench {
 /// The name of a measurement, and the measurement.
 type Part = (&'static str, fn(&mut Bench) -> Result<()>);
 
-const PARTS: &[Part] = &[("pi", pi), ("word_count", word_count), ("sort", sort)];
+const PARTS: &[Part] = &[
+    ("pi", pi),
+    ("word_count", word_count),
+    ("sort", sort),
+    ("tasks", tasks),
+    ("events", events),
+    ("start", start),
+    ("size", size),
+    ("shuffle", shuffle),
+];
 
 const SAMPLES: &str = "1000000000";
 const RECORDS_BYTES: u64 = 1_000_000_000;
@@ -243,4 +254,162 @@ fn sort(bench: &mut Bench) -> Result<()> {
     bench.report.add("sort, local[2]", speed, "MB/s", Some(Mark::AtLeast(150.0)), all);
     bench.report.add("sort, local[2]", vonk / by_hand, "× the time by hand", None, all);
     Ok(())
+}
+
+/// The number under this name in a line of JSON that a program printed.
+fn number(stdout: &str, name: &str) -> Result<f64> {
+    let json: serde_json::Value = serde_json::from_str(stdout.trim()).with_context(|| format!("read {stdout}"))?;
+    json[name].as_f64().with_context(|| format!("find {name} in {stdout}"))
+}
+
+fn tasks(bench: &mut Bench) -> Result<()> {
+    const TASKS: &str = "100000";
+    let per_second = |bench: &Bench, master: &str| -> Result<Vec<f64>> {
+        let mut command = bench.program("tasks");
+        command.args(["--tasks", TASKS, "--master", master]);
+        (0..bench.rounds).map(|_| number(&run(&mut command)?.stdout, "tasks_per_second")).collect()
+    };
+    for (master, spark_master, least) in
+        [("local[2]", "local[2]", 50_000.0), ("local-cluster[2,1]", "local-cluster[2,1,2048]", 5_000.0)]
+    {
+        let runs = per_second(bench, master)?;
+        let what = format!("{TASKS} empty tasks, {master}");
+        bench.report.add(&what, median(&runs), "tasks/s", Some(Mark::AtLeast(least)), &[(master, &runs)]);
+        let spark = bench.spark("tasks.scala", spark_master, &[("TASKS", TASKS)], |_| Ok(()))?;
+        if !spark.is_empty() {
+            let what = format!("{TASKS} empty tasks, Spark {spark_master}");
+            bench.report.add(&what, 100_000.0 / best(&spark), "tasks/s", None, &[("spark", &spark)]);
+        }
+    }
+    Ok(())
+}
+
+fn events(bench: &mut Bench) -> Result<()> {
+    let outputs: Vec<String> =
+        (0..bench.rounds).map(|_| Ok(run(&mut bench.program("events"))?.stdout)).collect::<Result<_>>()?;
+    let of = |name| outputs.iter().map(|output| number(output, name)).collect::<Result<Vec<f64>>>();
+    let (speed, memory) = (of("events_per_second")?, of("bytes_per_task")?);
+    let what = "scheduler, 1,000 executors, 100,000 tasks";
+    bench.report.add(what, median(&speed), "events/s", Some(Mark::AtLeast(500_000.0)), &[("events", &speed)]);
+    bench.report.add(what, median(&memory), "bytes/task", Some(Mark::AtMost(500.0)), &[("events", &memory)]);
+    Ok(())
+}
+
+/// From the start of a process to its first task, and what an executor holds that has nothing to do.
+fn start(bench: &mut Bench) -> Result<()> {
+    for (master, most) in [("local[2]", 30.0), ("local-cluster[2,1]", 500.0)] {
+        let mut command = bench.program("first_task");
+        command.args(["--master", master]);
+        let mut milliseconds = Vec::new();
+        for _ in 0..3 * bench.rounds {
+            let began = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as f64;
+            let ran: f64 = run(&mut command)?.stdout.trim().parse()?;
+            milliseconds.push((ran - began) / 1e6);
+        }
+        let what = format!("start of the process to its first task, {master}");
+        bench.report.add(&what, median(&milliseconds), "ms", Some(Mark::AtMost(most)), &[(master, &milliseconds)]);
+    }
+    let mut idle = bench.program("idle");
+    let idle = run(idle.args(["--master", "local-cluster[2,1]"]))?.stdout;
+    let megabytes = idle.lines().map(|line| Ok(line.parse::<f64>()? / 1e6)).collect::<Result<Vec<f64>>>()?;
+    let most = megabytes.iter().copied().fold(0.0, f64::max);
+    bench.report.add("idle executor, resident", most, "MB", Some(Mark::AtMost(30.0)), &[("executors", &megabytes)]);
+    Ok(())
+}
+
+/// What travels to every machine: the program, without its symbols.
+fn size(bench: &mut Bench) -> Result<()> {
+    let stripped = bench.data.join("word_count.stripped");
+    run(Command::new("strip").arg("-o").arg(&stripped).arg(bench.programs.join("word_count")))?;
+    let megabytes = std::fs::metadata(&stripped)?.len() as f64 / 1e6;
+    bench.report.add("word_count, release, stripped", megabytes, "MB", Some(Mark::AtMost(30.0)), &[]);
+    Ok(())
+}
+
+const MAPS: f64 = 16.0;
+const PARTITIONS: f64 = 16.0;
+/// The piece in which a reader asks for an object (docs/shuffle.md).
+const PIECE_BYTES: f64 = (8 << 20) as f64;
+
+fn shuffle(bench: &mut Bench) -> Result<()> {
+    for master in ["local[2]", "local-cluster[2,1]"] {
+        let mut command = bench.program("exchange");
+        command.args(["--maps", &MAPS.to_string(), "--partitions", &PARTITIONS.to_string(), "--master", master]);
+        let runs = (0..bench.rounds)
+            .map(|_| number(&run(&mut command)?.stdout, "mb_per_second"))
+            .collect::<Result<Vec<f64>>>()?;
+        let what = format!("shuffle of 800 MB, {master}");
+        bench.report.add(&what, median(&runs), "MB/s", None, &[(master, &runs)]);
+    }
+    let (Ok(endpoint), Ok(log)) = (std::env::var("VONK_TEST_S3_URL"), std::env::var("VONK_BENCH_S3_LOG")) else {
+        eprintln!(
+            "requests of a shuffle: not run (start this with `cargo xtask bench core`, which starts an S3 server)"
+        );
+        return Ok(());
+    };
+    let (endpoint, bucket) = endpoint.rsplit_once('/').context("find the bucket in VONK_TEST_S3_URL")?;
+    let store = format!("store=s3://{bucket}/bench?endpoint={endpoint}&region=us-east-1");
+    let requests = |arguments: &[&str]| -> Result<Requests> {
+        let before = std::fs::read_to_string(&log)?.len();
+        let master = ["--master", "local-cluster[2,1]", "--conf", &store];
+        run(bench.program("exchange").args(arguments).args(master).env("VONK_EVENT_LOG_ENABLED", "false"))?;
+        Ok(Requests::read(&std::fs::read_to_string(&log)?[before..]))
+    };
+    let large = requests(&["--maps", &MAPS.to_string(), "--partitions", &PARTITIONS.to_string()])?;
+    let small = requests(&["--maps", "64", "--partitions", "64", "--rows", "1000"])?;
+    let ratio = large.made() / large.by_formula();
+    bench.report.add("requests of a shuffle of 800 MB over S3", large.made(), "requests", None, &[]);
+    bench.report.add("the same", ratio, "of the formula", Some(Mark::AtMost(1.02)), &[]);
+    bench.report.add("the same, LIST and HEAD", large.lists, "requests", Some(Mark::AtMost(0.0)), &[]);
+    bench.report.add("maps of ≤ 128 KiB over S3", small.made(), "requests", Some(Mark::AtMost(0.0)), &[]);
+    Ok(())
+}
+
+/// What the S3 server's log says of the objects of shuffles.
+#[derive(Debug, Default)]
+struct Requests {
+    /// PUTs, and what starts and completes an upload in parts, by object.
+    written: BTreeMap<String, f64>,
+    /// GETs, by object.
+    read: BTreeMap<String, f64>,
+    /// Bytes that GETs gave, by object.
+    bytes: BTreeMap<String, f64>,
+    /// LISTs and HEADs.
+    lists: f64,
+}
+
+impl Requests {
+    /// A line is owner, bucket, two of time, address, requester, id, operation, key, URI, status, error, bytes sent, …
+    fn read(log: &str) -> Self {
+        let mut requests = Self::default();
+        for line in log.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [operation, key] = [7, 8].map(|index| fields.get(index).copied().unwrap_or_default());
+            if !key.contains("/shuffle/v1/") || key.contains("/_lease/") {
+                continue;
+            }
+            match operation {
+                "s3_GetObject" => {
+                    *requests.read.entry(key.to_owned()).or_default() += 1.0;
+                    let sent = fields.iter().skip(12).find_map(|field| field.parse::<f64>().ok());
+                    *requests.bytes.entry(key.to_owned()).or_default() += sent.unwrap_or_default();
+                }
+                "s3_HeadObject" => requests.lists += 1.0,
+                "s3_DeleteObject" | "s3_DeleteObjects" => {}
+                _ => *requests.written.entry(key.to_owned()).or_default() += 1.0,
+            }
+        }
+        requests
+    }
+
+    fn made(&self) -> f64 {
+        self.written.values().sum::<f64>() + self.read.values().sum::<f64>()
+    }
+
+    /// N_put + N_get of docs/shuffle.md, for objects that are read once by every partition.
+    fn by_formula(&self) -> f64 {
+        let get = |bytes: &f64| PARTITIONS * (bytes / PARTITIONS / PIECE_BYTES).ceil();
+        let parts = |written: &f64| if *written > 1.0 { *written } else { 1.0 };
+        self.bytes.values().map(get).sum::<f64>() + self.written.values().map(parts).sum::<f64>()
+    }
 }
