@@ -21,15 +21,6 @@ pub const MAX_RESULT_SIZE: Setting = Setting::new(
 )
 .aliases(&["spark.driver.maxResultSize"]);
 
-/// How often both ends of a link say that they live.
-pub const HEARTBEAT_INTERVAL: Setting = Setting::new(
-    "executor.heartbeat_interval",
-    Kind::Duration,
-    "5s",
-    "How often driver and executor tell each other that they live.",
-)
-.aliases(&["spark.executor.heartbeatInterval"]);
-
 /// How long an executor may be silent.
 pub const HEARTBEAT_TIMEOUT: Setting = Setting::new(
     "executor.heartbeat_timeout",
@@ -101,7 +92,6 @@ pub const LOCALITY_WAIT: Setting = Setting::new(
 /// Every key of this crate.
 pub const SETTINGS: &[Setting] = &[
     MAX_RESULT_SIZE,
-    HEARTBEAT_INTERVAL,
     HEARTBEAT_TIMEOUT,
     RECONNECT_TIMEOUT,
     TASK_FAILURES,
@@ -159,7 +149,6 @@ pub enum StoreScope {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) max_result_size: u64,
-    pub(crate) heartbeat_interval: Duration,
     pub(crate) reconnect_timeout: Duration,
     pub(crate) drain_grace: Duration,
     pub(crate) scheduler: scheduler::Config,
@@ -171,7 +160,6 @@ impl Limits {
         let count = |setting: Setting| setting.integer(values).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         Ok(Self {
             max_result_size: MAX_RESULT_SIZE.bytes(values)?.min(memory_of_machine() / 4),
-            heartbeat_interval: HEARTBEAT_INTERVAL.duration(values)?,
             reconnect_timeout: RECONNECT_TIMEOUT.duration(values)?,
             drain_grace: executor::config::DRAIN_GRACE.duration(values)?,
             scheduler: scheduler::Config {

@@ -116,7 +116,6 @@ impl Driver {
             },
             tls,
             executable: config.executable,
-            heartbeat_interval: limits.heartbeat_interval,
             reconnect_timeout: limits.reconnect_timeout,
             mailbox: mailbox.clone(),
             claimed: claimed.clone(),

@@ -10,13 +10,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use executor::lifetime::HEARTBEAT_EVERY;
 use futures::{Stream, StreamExt};
 use model::backend::{ClusterBackend, ClusterEvent};
 use model::events::{AppEvent, EVENT_LOG_VERSION, Record};
-use model::failure::LossCause;
+use model::failure::{LossCause, ObjectRef};
 use model::graph::{Job, Output};
 use model::ids::{
-    AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Generation, JobId, RddId, ShuffleId, StageAttempt, StageId,
+    AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Generation, JobId, MapId, RddId, ShuffleId, StageAttempt, StageId,
 };
 use model::messages::{FromExecutor, Payload, TaskOutcome, TaskStatus, TaskSuccess, ToExecutor};
 use model::runner::{JobError, JobItem};
@@ -149,6 +150,8 @@ pub(crate) struct EventLoop {
     forgotten: BTreeSet<BroadcastId>,
     /// The success that the scheduler is being told of.
     success: Option<(AttemptId, Box<TaskSuccess>)>,
+    /// The object that the failure blames which the scheduler is being told of.
+    blamed: Option<(ShuffleId, Generation, ObjectRef)>,
     /// What must be told to the scheduler next.
     outcomes: VecDeque<Event>,
     records: Vec<Record>,
@@ -188,6 +191,7 @@ impl EventLoop {
             unpersisted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             success: None,
+            blamed: None,
             outcomes: VecDeque::new(),
             records: Vec::new(),
             delivered: BTreeSet::new(),
@@ -208,7 +212,7 @@ impl EventLoop {
         let _close = CloseRequests(self.parts.requests.clone());
         let mut cluster = self.parts.backend.events();
         let mut messages = Vec::with_capacity(TURN);
-        let mut heartbeat = Instant::now() + self.parts.limits.heartbeat_interval;
+        let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
         self.begin();
         self.end_turn();
         loop {
@@ -241,7 +245,7 @@ impl EventLoop {
                 self.on_request(request);
             }
             if awake >= heartbeat {
-                heartbeat = awake + self.parts.limits.heartbeat_interval;
+                heartbeat = awake + HEARTBEAT_EVERY;
                 self.tell_all(|| ToExecutor::Heartbeat);
             }
             if let Some(deadline) = deadline
@@ -470,7 +474,16 @@ impl EventLoop {
         remote.heard = status.number;
         let attempt = status.attempt;
         match status.outcome {
-            TaskOutcome::Failed(failure) => self.tell(Event::TaskFailed { attempt, executor, failure: *failure }),
+            TaskOutcome::Failed(failure) => {
+                self.blamed = match failure.kind {
+                    FailureKind::MapOutput { shuffle, generation, object, .. } => {
+                        object.map(|o| (shuffle, generation, o))
+                    }
+                    _ => None,
+                };
+                self.tell(Event::TaskFailed { attempt, executor, failure: *failure });
+                self.blamed = None;
+            }
             TaskOutcome::Succeeded(success) => match self.judge(executor, attempt, &success) {
                 Ok(()) => self.succeed(executor, attempt, success),
                 Err(failure) => {
@@ -633,9 +646,7 @@ impl EventLoop {
                 }
             }
             Action::DropOutputs { shuffle, generation, maps, why } => {
-                self.registry.lost(shuffle, generation, None, &maps);
-                let maps = u32::try_from(maps.len()).unwrap_or(u32::MAX);
-                self.record(|_| AppEvent::OutputsLost { shuffle, maps, why });
+                self.drop_outputs(shuffle, generation, &maps, why)
             }
             Action::RaiseGeneration { shuffle, generation } => {
                 if let Some(spec) = self.shuffles.get_mut(&shuffle) {
@@ -657,6 +668,21 @@ impl EventLoop {
             Action::ReleaseExecutor { executor } => self.parts.backend.release(executor),
             Action::RemoveExecutor { executor, cause, why } => self.remove(executor, cause, why),
             Action::Warn { text } => self.warn(text),
+        }
+    }
+
+    /// Drops what the scheduler says is lost, and whatever else lay in the object that was found to be.
+    fn drop_outputs(&mut self, shuffle: ShuffleId, generation: Generation, maps: &[MapId], why: String) {
+        let mut dropped = Vec::new();
+        if let Some((_, _, object)) = self.blamed.filter(|blamed| (blamed.0, blamed.1) == (shuffle, generation)) {
+            dropped = self.registry.lost(shuffle, generation, Some(object), &[]);
+        }
+        dropped.extend(self.registry.lost(shuffle, generation, None, maps));
+        dropped.retain(|map| !maps.contains(map));
+        let count = u32::try_from(maps.len() + dropped.len()).unwrap_or(u32::MAX);
+        self.record(|_| AppEvent::OutputsLost { shuffle, maps: count, why: why.clone() });
+        if !dropped.is_empty() {
+            self.came_of_it(Event::OutputsLost { shuffle, generation, maps: dropped, why });
         }
     }
 
@@ -732,21 +758,32 @@ impl EventLoop {
 
     fn register(&mut self, output: MapOutput, executor: ExecutorId) {
         let (shuffle, generation, map) = (output.shuffle, output.generation, output.map);
-        match self.registry.accept(output, executor) {
-            Accepted::Won { .. } | Accepted::Repeated | Accepted::Twin { same_rows: true } => {}
+        if let Accepted::OtherRows = self.enter(output, executor) {
+            self.came_of_it(Event::OutputDiffered { shuffle, generation, map });
+        }
+    }
+
+    fn enter(&mut self, output: MapOutput, executor: ExecutorId) -> Accepted {
+        let (shuffle, map) = (output.shuffle, output.map);
+        let mut accepted = self.registry.accept(output, executor);
+        match &mut accepted {
+            Accepted::Won { .. } | Accepted::Repeated | Accepted::Twin { same_rows: true } | Accepted::OtherRows => {}
             Accepted::Twin { same_rows: false } => {
                 self.warn(format!(
                     "a stage is not deterministic: two attempts of {map} of {shuffle} gave different rows"
                 ));
             }
-            Accepted::OtherRows => self.came_of_it(Event::OutputDiffered { shuffle, generation, map }),
-            Accepted::Void { keys } => self.parts.cleaner.later(keys),
+            Accepted::Void { keys } => self.parts.cleaner.later(std::mem::take(keys)),
         }
+        accepted
     }
 
-    /// The success in hand does not count; what it stored goes with its shuffle.
+    /// The success in hand does not count. Rows of others may lie in its objects, so the registry hears of them; what
+    /// nobody needs is deleted.
     fn void(&mut self, executor: ExecutorId, success: TaskSuccess) {
-        let _ = executor;
+        if let Some(output) = success.map_output {
+            self.enter(output, executor);
+        }
         if let Some(Payload::Stored { key, .. }) = success.result {
             self.parts.cleaner.later(vec![key]);
         }

@@ -8,7 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use executor::lifetime::HEARTBEAT_EVERY;
+use futures::{Sink, SinkExt, Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use model::backend::{ClusterBackend, Connection, ConnectionClosed, DialError, Duplex};
 use model::failure::LossCause;
@@ -53,7 +54,6 @@ pub(crate) struct Dialer {
     /// How the driver proves who it is, unless every executor is in this process.
     pub(crate) tls: Option<TlsConnector>,
     pub(crate) executable: Executable,
-    pub(crate) heartbeat_interval: Duration,
     pub(crate) reconnect_timeout: Duration,
     pub(crate) mailbox: mpsc::Sender<Message>,
     /// Turns true when objects may be written: no executor is told to start before.
@@ -71,8 +71,8 @@ pub(crate) enum LinkError {
     NoIdentity(ExecutorId),
     #[error("talk to the executor")]
     Grpc(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("read what the executor says")]
-    Decode(#[from] proto::convert::Error),
+    #[error("carry a message")]
+    Convert(#[from] proto::convert::Error),
     #[error("the executor has closed the connection")]
     Closed,
     #[error("hear the executor: it has said nothing for {} s", .0.as_secs())]
@@ -91,7 +91,7 @@ impl LinkError {
     /// Whether another try would find the same.
     fn is_final(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::NoIdentity(_) | Self::Hash(_) | Self::Decode(_) => true,
+            Self::Refused(_) | Self::NoIdentity(_) | Self::Hash(_) | Self::Convert(_) => true,
             Self::Tls { source, .. } => source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
             Self::Dial(_) | Self::Grpc(_) | Self::Closed | Self::Silent(_) | Self::NoHello | Self::TimedOut => false,
         }
@@ -243,7 +243,10 @@ impl Dialer {
             Ok(FromExecutor::try_from(message)?)
         });
         let outgoing = tokio_util::sync::PollSender::new(sender).sink_map_err(|_| LinkError::Closed);
-        let outgoing = outgoing.with(async |message| Ok(proto::convert::to_executor(message)?));
+        let outgoing = outgoing.with_flat_map(|message| match proto::convert::pieces_to(message) {
+            Ok(pieces) => stream::iter(pieces.into_iter().map(Ok).collect::<Vec<_>>()),
+            Err(error) => stream::iter(vec![Err(LinkError::from(error))]),
+        });
         Ok(Connected { outgoing: Box::pin(outgoing), incoming: Box::pin(incoming), in_process: false })
     }
 
@@ -263,7 +266,7 @@ impl Dialer {
             }
         };
         let hear = async {
-            let silence = self.heartbeat_interval * MISSED_HEARTBEATS;
+            let silence = HEARTBEAT_EVERY * MISSED_HEARTBEATS;
             loop {
                 let next = if in_process {
                     incoming.next().await
