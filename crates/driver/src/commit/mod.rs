@@ -433,8 +433,10 @@ impl Files<'_> {
                         heard = None;
                     }
                     placing.read(match found {
+                        // As if whatever is there were somebody else's.
                         Some(mut own) if self.timing.leaves_out(Step::ReadBack) => {
                             own.nonce.clear();
+                            own.write.job.0 = u32::MAX;
                             Some(own)
                         }
                         other => other,
@@ -472,7 +474,12 @@ impl Files<'_> {
                     self.clear(&write::stage_folder(write)).await?;
                     Answer::Ok
                 }
-                Do::End(Ended::Finished | Ended::Before) => return Ok(finishing.entry().report()),
+                Do::End(Ended::Finished) => return Ok(finishing.entry().report()),
+                Do::End(Ended::Before) => {
+                    // Late tasks and a late lease may have come after whoever was faster.
+                    self.clear(&write::stage_folder(finishing.entry().write)).await?;
+                    return Ok(finishing.entry().report());
+                }
                 Do::End(Ended::Damaged(file)) => {
                     let (destination, write) = (self.destination.url.clone(), finishing.entry().write);
                     return Err(Error::OutputDamaged { destination, write, file });
