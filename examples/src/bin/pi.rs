@@ -9,7 +9,7 @@ use vonk_examples::darts;
 #[derive(Debug, Parser)]
 struct Args {
     /// How many darts are thrown
-    #[arg(long, default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
+    #[arg(long, default_value_t = 100_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     samples: u64,
     /// Into how many partitions the work is split [default: as many as tasks can run at once]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -23,8 +23,8 @@ fn main() -> ExitCode {
         let args = Args::parse();
         let ctx = vonk::Context::builder().name("pi").args(&args.vonk).build()?;
         let partitions = args.partitions.unwrap_or_else(|| ctx.default_parallelism());
-        let numbers = ctx.range(0..args.samples as i64).partitions(partitions);
-        let inside = numbers.map(|n| u64::from(darts::hits(n as u64))).fold(0, |a, b| a + b)?;
+        let darts = ctx.range_into(0..args.samples, partitions);
+        let inside = darts.map(|n| u64::from(darts::hits(n))).sum()?;
         println!("Pi is roughly {}", 4.0 * inside as f64 / args.samples as f64);
         Ok(())
     })
