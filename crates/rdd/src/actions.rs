@@ -1,5 +1,6 @@
 //! Which calls start a job?
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use model::PartitionId;
@@ -190,6 +191,37 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
         T: Data,
     {
         Ok(self.run_all(Label::here("collect"), Collect)?.into_iter().flatten().collect())
+    }
+
+    /// All rows of some partitions, in ascending order of these.
+    pub(crate) fn collect_partitions(
+        &self,
+        label: Label,
+        partitions: impl IntoIterator<Item = u32>,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: Data,
+    {
+        let mut parts = BTreeMap::new();
+        self.run_action(label, Collect, partitions, |partition, rows| {
+            parts.insert(partition, rows);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(parts.into_values().flatten().collect())
+    }
+
+    /// How many rows some partitions have, in ascending order of these.
+    pub(crate) fn count_partitions(
+        &self,
+        label: Label,
+        partitions: impl IntoIterator<Item = u32>,
+    ) -> Result<Vec<u64>, Error> {
+        let mut counts = BTreeMap::new();
+        self.run_action(label, Count, partitions, |partition, count| {
+            counts.insert(partition, count);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(counts.into_values().collect())
     }
 
     /// How many rows.

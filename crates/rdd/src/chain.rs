@@ -271,6 +271,11 @@ impl Lineage {
         self.moved -= 1;
     }
 
+    /// One of several parents.
+    pub fn beside(&mut self, walk: impl FnOnce(&mut Self)) {
+        self.deeper(walk);
+    }
+
     fn deeper(&mut self, walk: impl FnOnce(&mut Self)) {
         self.depth += 1;
         walk(self);

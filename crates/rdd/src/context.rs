@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use model::graph::{Job, Stage};
 use model::runner::{JobError, JobItem};
-use model::{AccumulatorId, JobRunner, PartitionId};
+use model::{AccumulatorId, JobId, JobRunner, PartitionId};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::runtime::Handle;
@@ -156,8 +156,12 @@ impl RddContext {
     }
 
     pub(crate) fn job(&self, label: Label, stages: Vec<Stage>, wanted: Vec<PartitionId>) -> Job {
+        self.job_with_id(self.0.runner.ids().job(), label, stages, wanted)
+    }
+
+    pub(crate) fn job_with_id(&self, id: JobId, label: Label, stages: Vec<Stage>, wanted: Vec<PartitionId>) -> Job {
         let group = lock(&self.0.groups).get(&std::thread::current().id()).cloned();
-        Job { id: self.0.runner.ids().job(), name: label.to_string(), group, stages, wanted }
+        Job { id, name: label.to_string(), group, stages, wanted }
     }
 
     /// Runs a job and gives its results, in the order of arrival, to a function on this thread, until that says that it

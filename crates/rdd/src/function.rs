@@ -15,7 +15,6 @@ use std::any::{Any, TypeId, type_name};
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::mem::{MaybeUninit, align_of, size_of};
-use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
@@ -229,12 +228,12 @@ impl<E: Data + Clone> Captured<E> {
     }
 }
 
-impl<E> Deref for Captured<E> {
-    type Target = E;
-
+impl<E> Captured<E> {
+    /// What was captured. Called within the closure as a function of the whole: a closure that names a part of a
+    /// variable captures that part alone.
     #[inline]
-    fn deref(&self) -> &E {
-        &self.environment
+    pub fn get(captured: &Self) -> &E {
+        &captured.environment
     }
 }
 
@@ -386,7 +385,7 @@ macro_rules! task {
     (@arguments [$($all:ident)*] [$($value:ident)*] [$($arguments:tt)*] | $body:expr) => {{
         let captured = $crate::function::Captured::new(($(::core::clone::Clone::clone(&$all),)*));
         move |$($arguments)*| {
-            let ($($all,)*) = &*(&captured as &$crate::function::Captured<_>);
+            let ($($all,)*) = $crate::function::Captured::get(&captured);
             $(let $value = ::core::clone::Clone::clone($value);)*
             $body
         }
@@ -442,8 +441,7 @@ mod tests {
     fn a_closure_with_more_than_one_environment_is_refused() {
         let (a, b) = (Captured::new(1u8), Captured::new(2u8));
         let f = move |x: u8| {
-            let (a, b) = (&a, &b);
-            x + **a + **b
+            x + Captured::get(&a) + Captured::get(&b)
         };
         assert!(matches!(encode(&f, &mut BodyWriter::new()), Err(Error::ForeignCapture(_))));
     }

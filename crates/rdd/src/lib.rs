@@ -3,6 +3,7 @@
 //! - `dataset`, `chain`: what is an [`Rdd`], to its user and to who computes it?
 //! - `context`, `collection`: how does a program begin, and where do first partitions come from?
 //! - `narrow`, `wide`: which operations stay in a partition, which need a shuffle?
+//! - `aggregate`: how do values of one key become one?
 //! - `actions`: which calls start a job?
 //! - `stages`: where is lineage cut?
 //! - `function`, `codec`: how does an executor find the driver's function, and how does a value become bytes?
@@ -16,6 +17,7 @@
 //! - `error`: what can go wrong?
 
 mod actions;
+pub mod aggregate;
 pub mod chain;
 pub mod codec;
 mod collection;
@@ -26,27 +28,40 @@ mod distinct_sketch;
 mod error;
 mod external;
 mod files;
+mod first;
 pub mod function;
 pub mod narrow;
-mod order;
+mod numbers;
+pub mod order;
+pub mod pairs;
 mod persist;
+pub mod pipe;
 mod range_partitioner;
 mod reading;
+pub mod sample;
 mod sampling;
+mod save;
 mod shared;
 mod sort_key;
+pub mod source;
 pub mod stages;
 mod stats;
 pub mod text;
+mod tree;
 pub mod wide;
+pub mod zip;
 
 pub use chain::{Chain, Partitioning};
 pub use codec::Data;
 pub use context::{Options, RddContext};
 pub use dataset::{Erased, Rdd};
 pub use error::Error;
+pub use files::Compression;
 pub use function::Function;
+pub use numbers::Number;
+pub use order::Direction;
 pub use persist::StorageLevel;
+pub use save::Save;
 pub use shared::{Accumulator, Broadcast, forget_broadcast};
 pub use stats::StatCounter;
 pub use text::Str;

@@ -346,8 +346,17 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
     /// Applies a function to each row.
     #[track_caller]
     pub fn map<U: 'static, F: Fn(T) -> U + Function>(&self, function: F) -> Rdd<U, Map<C, F>> {
+        self.map_labelled(Label::here("map"), function)
+    }
+
+    /// [`map`](Self::map) for operations built on it, with their own label.
+    pub(crate) fn map_labelled<U: 'static, F: Fn(T) -> U + Function>(
+        &self,
+        label: Label,
+        function: F,
+    ) -> Rdd<U, Map<C, F>> {
         assert_portable::<F>();
-        Rdd::new(self.context(), Map { parent: self.chain().clone(), function, label: Label::here("map") })
+        Rdd::new(self.context(), Map { parent: self.chain().clone(), function, label })
     }
 
     /// Applies a function that is given a captured environment to each row.
@@ -356,10 +365,10 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
         &self,
         environment: E,
         function: F,
-    ) -> Rdd<U, Map<C, impl Fn(T) -> U + Function>> {
+    ) -> Rdd<U, Map<C, impl Fn(T) -> U + Function + use<T, C, E, U, F>>> {
         const { assert!(size_of::<F>() == 0, "the function of `map_with` uses its environment and captures nothing") };
         let captured = Captured::new(environment);
-        self.map(move |row| function(&*(&captured as &Captured<_>), row))
+        self.map(move |row| function(Captured::get(&captured), row))
     }
 
     /// Keeps the rows for which a function is true. The dataset stays partitioned as it is.
@@ -375,10 +384,10 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
         &self,
         environment: E,
         function: F,
-    ) -> Rdd<T, Filter<C, impl Fn(&T) -> bool + Function>> {
+    ) -> Rdd<T, Filter<C, impl Fn(&T) -> bool + Function + use<T, C, E, F>>> {
         const { assert!(size_of::<F>() == 0, "the function of `filter_with` uses its environment and captures nothing") };
         let captured = Captured::new(environment);
-        self.filter(move |row| function(&*(&captured as &Captured<_>), row))
+        self.filter(move |row| function(Captured::get(&captured), row))
     }
 
     /// Applies a function that gives any number of rows to each row.
@@ -398,7 +407,7 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
         &self,
         environment: E,
         function: F,
-    ) -> Rdd<U::Item, FlatMap<C, impl Fn(T) -> U + Function>>
+    ) -> Rdd<U::Item, FlatMap<C, impl Fn(T) -> U + Function + use<T, C, E, U, F>>>
     where
         E: Data + Clone,
         U: IntoIterator<Item: 'static> + 'static,
@@ -406,7 +415,7 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
     {
         const { assert!(size_of::<F>() == 0, "the function of `flat_map_with` uses its environment and captures nothing") };
         let captured = Captured::new(environment);
-        self.flat_map(move |row| function(&*(&captured as &Captured<_>), row))
+        self.flat_map(move |row| function(Captured::get(&captured), row))
     }
 
     /// Applies a function to all rows of each partition at once, for work whose preparation is dear.
@@ -414,7 +423,7 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
     pub fn map_partitions<U, F>(
         &self,
         function: F,
-    ) -> Rdd<U::Item, MapPartitions<C, impl Fn(u32, Rows<'static, T>) -> U + Function>>
+    ) -> Rdd<U::Item, MapPartitions<C, impl Fn(u32, Rows<'static, T>) -> U + Function + use<T, C, U, F>>>
     where
         U: IntoIterator<Item: 'static> + 'static,
         F: Fn(Rows<'static, T>) -> U + Function,
@@ -461,7 +470,7 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
     pub fn key_by<K: 'static, F: Fn(&T) -> K + Function>(
         &self,
         function: F,
-    ) -> Rdd<(K, T), Map<C, impl Fn(T) -> (K, T) + Function>> {
+    ) -> Rdd<(K, T), Map<C, impl Fn(T) -> (K, T) + Function + use<T, C, K, F>>> {
         assert_portable::<F>();
         self.map(move |row| ((&function as &F)(&row), row))
     }
