@@ -585,7 +585,7 @@ impl Shuffle {
             }
             debug_assert!(offset + length <= object.length);
             // A map may have several parts in one object: readers know them by map alone.
-            let mut members: Vec<Option<SourceMember>> = Vec::new();
+            let mut members: Vec<SourceMember> = Vec::new();
             let mut by_map = BTreeMap::new();
             let slots: Vec<Option<usize>> = object
                 .members
@@ -598,7 +598,7 @@ impl Shuffle {
                     won.then(|| {
                         *by_map.entry(entry.map).or_insert_with(|| {
                             let (stage_attempt, attempt) = (entry.stage_attempt, entry.attempt);
-                            members.push(Some(empty_member(entry.map, stage_attempt, attempt, range)));
+                            members.push(empty_member(entry.map, stage_attempt, attempt, range));
                             members.len() - 1
                         })
                     })
@@ -609,14 +609,13 @@ impl Shuffle {
                 for slot in &slots {
                     let length = take_varint(&mut rest)?;
                     let rows = if length > 0 { take_varint(&mut rest)? } else { 0 };
-                    if let Some(member) = slot.and_then(|slot| members[slot].as_mut()) {
+                    if let Some(member) = slot.map(|slot| &mut members[slot]) {
                         member.lengths[at] += length;
                         member.rows[at] += rows;
                     }
                 }
             }
-            let members: Vec<SourceMember> =
-                members.into_iter().flatten().filter(|member| member.rows.iter().any(|rows| *rows > 0)).collect();
+            members.retain(|member| member.rows.iter().any(|rows| *rows > 0));
             (!members.is_empty())
                 .then(|| ReadSource { bytes: SourceBytes::Object { object: *id, offset, length }, members })
         })

@@ -4,6 +4,8 @@
 //! hashes alike whatever bytes lie under it, and floats hash by their bits. The seeds are fixed, so that executors of one
 //! application, whatever machines they run on, agree.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, UnionArray, make_array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
@@ -111,13 +113,9 @@ fn values(array: &dyn Array) -> Result<Vec<u64>, ArrowError> {
         }
         T::Union(..) => {
             let array = array.as_any().downcast_ref::<UnionArray>().expect("its type says that it is one");
-            let mut children = std::collections::BTreeMap::new();
-            for (i, &type_id) in array.type_ids().iter().enumerate() {
-                if !children.contains_key(&type_id) {
-                    children.insert(type_id, self::values(array.child(type_id).as_ref())?);
-                }
-                debug_assert!(i < array.len());
-            }
+            let used: BTreeSet<i8> = array.type_ids().iter().copied().collect();
+            let child = |type_id: i8| Ok((type_id, self::values(array.child(type_id).as_ref())?));
+            let children = used.into_iter().map(child).collect::<Result<BTreeMap<_, _>, ArrowError>>()?;
             let hash = |(i, type_id)| fold(u64::from(type_id as u8), children[&type_id][array.value_offset(i)]);
             array.type_ids().iter().copied().enumerate().map(hash).collect()
         }

@@ -146,6 +146,7 @@ impl Blocks {
 }
 
 /// Rows that a member holds.
+#[expect(clippy::large_enum_variant, reason = "every record passes here: a pointer less to follow")]
 pub(crate) enum Rows {
     Records(Records),
     Arrow(Box<ArrowRows>),

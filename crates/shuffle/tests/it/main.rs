@@ -1,5 +1,7 @@
 //! Does a shuffle keep its promises over a whole store?
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod batches;
 mod conformance;
 mod damage;
@@ -8,3 +10,4 @@ mod records;
 mod registry;
 mod requests;
 mod setup;
+mod speed;
