@@ -5,6 +5,7 @@
 mod batches;
 mod conformance;
 mod damage;
+mod faults;
 mod memory;
 mod records;
 mod registry;
