@@ -27,7 +27,7 @@ use crate::text::Str;
 const STEP_BYTES: u64 = 1 << 20;
 
 /// So many insertions go by without a measurement at most, if what they insert into is small.
-const MAX_GAP: u64 = 256;
+const MAX_GAP: u64 = 32;
 
 /// Measuring what has grown large costs more than adding to it: of n bytes, n / 8 additions go unmeasured.
 const BYTES_PER_UNMEASURED: u64 = 8;
@@ -436,11 +436,11 @@ impl<K: Data + Hash + Eq, C: Data> Combiner<K, C> {
     pub(crate) fn finish<J: Fn(C, C) -> C>(mut self, join: J) -> Result<Combined<K, C, J>, Error> {
         if self.runs.is_empty() {
             let CombineTable { table, loan, .. } = self.table;
-            return Ok(Combined(Content::Memory(table.into_iter(), loan)));
+            return Ok(Combined { entries: Content::Memory(table.into_iter()), _loan: loan });
         }
         let loan = self.table.loan.hold();
         let merge = Merge::new(self.runs, self.table.drain_by_hash(), ByHash)?;
-        Ok(Combined(Content::Merged(JoinEqual::new(merge, join), loan)))
+        Ok(Combined { entries: Content::Merged(JoinEqual::new(merge, join)), _loan: loan })
     }
 }
 
@@ -456,11 +456,14 @@ impl<K, C> Compare<Hashed<K, C>> for ByHash {
 }
 
 /// What a [`Combiner`] gives.
-pub(crate) struct Combined<K, C, J>(Content<K, C, J>);
+pub(crate) struct Combined<K, C, J> {
+    entries: Content<K, C, J>,
+    _loan: Loan,
+}
 
 enum Content<K, C, J> {
-    Memory(hashbrown::hash_table::IntoIter<(K, Option<C>)>, Loan),
-    Merged(JoinEqual<K, C, J>, Loan),
+    Memory(hashbrown::hash_table::IntoIter<(K, Option<C>)>),
+    Merged(JoinEqual<K, C, J>),
 }
 
 impl<K: Data + Eq, C: Data, J: Fn(C, C) -> C> Iterator for Combined<K, C, J> {
@@ -468,9 +471,9 @@ impl<K: Data + Eq, C: Data, J: Fn(C, C) -> C> Iterator for Combined<K, C, J> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.0 {
-            Content::Memory(entries, _) => entries.find_map(|(key, value)| Some(Ok((key, value?)))),
-            Content::Merged(entries, _) => Some(entries.next()?.map(|(_, key, value)| (key, value))),
+        match &mut self.entries {
+            Content::Memory(entries) => entries.find_map(|(key, value)| Some(Ok((key, value?)))),
+            Content::Merged(entries) => Some(entries.next()?.map(|(_, key, value)| (key, value))),
         }
     }
 }
@@ -525,6 +528,35 @@ impl<K: Data + Eq, C: Data, J: Fn(C, C) -> C> Iterator for JoinEqual<K, C, J> {
             return Some(Err(error));
         }
         self.equal.pop().map(Ok)
+    }
+}
+
+/// Rows that must be in memory all at once.
+pub(crate) struct Held<T> {
+    rows: Vec<T>,
+    loan: Loan,
+}
+
+impl<T: Data> Held<T> {
+    /// With memory of a task.
+    pub(crate) fn new(resources: &Resources) -> Self {
+        Self { rows: Vec::new(), loan: Loan::new(&resources.memory) }
+    }
+
+    /// Adds a row, if the pool has room for it.
+    pub(crate) fn push(&mut self, row: T) -> Result<(), Error> {
+        if self.loan.is_due() {
+            let encoded = self.loan.encoded_size(&row)?;
+            if !self.loan.measured(encoded + 2 * size_of::<T>() as u64, 0) {
+                return Err(Error::OutOfMemory(STEP_BYTES));
+            }
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    pub(crate) fn rows(&self) -> &[T] {
+        &self.rows
     }
 }
 
@@ -646,18 +678,22 @@ impl<T: Data, O: Order<T>> Sorter<T, O> {
     pub(crate) fn finish(mut self) -> Result<Sorted<T, O>, Error> {
         self.order.sort(&mut self.rows);
         if self.runs.is_empty() {
-            return Ok(Sorted(Ordered::Memory(self.rows.into_iter(), self.loan)));
+            return Ok(Sorted { rows: Ordered::Memory(self.rows.into_iter()), _loan: self.loan });
         }
-        Ok(Sorted(Ordered::Merged(Merge::new(self.runs, self.rows, self.order)?, self.loan)))
+        let rows = Ordered::Merged(Merge::new(self.runs, self.rows, self.order)?);
+        Ok(Sorted { rows, _loan: self.loan })
     }
 }
 
 /// What a [`Sorter`] gives.
-pub(crate) struct Sorted<T, O>(Ordered<T, O>);
+pub(crate) struct Sorted<T, O> {
+    rows: Ordered<T, O>,
+    _loan: Loan,
+}
 
 enum Ordered<T, O> {
-    Memory(std::vec::IntoIter<T>, Loan),
-    Merged(Merge<T, O>, Loan),
+    Memory(std::vec::IntoIter<T>),
+    Merged(Merge<T, O>),
 }
 
 impl<T: Data, O: Order<T>> Iterator for Sorted<T, O> {
@@ -665,9 +701,9 @@ impl<T: Data, O: Order<T>> Iterator for Sorted<T, O> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.0 {
-            Ordered::Memory(rows, _) => rows.next().map(Ok),
-            Ordered::Merged(rows, _) => rows.next(),
+        match &mut self.rows {
+            Ordered::Memory(rows) => rows.next().map(Ok),
+            Ordered::Merged(rows) => rows.next(),
         }
     }
 }
@@ -681,7 +717,15 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::order::{ByFunction, ByKey};
+    use crate::order::{ByFunction, ByKey as Key, Directed, Direction};
+
+    fn by_key(descending: bool) -> Directed<Key> {
+        Directed { by: Key, direction: direction(descending) }
+    }
+
+    fn direction(descending: bool) -> Direction {
+        if descending { Direction::Descending } else { Direction::Ascending }
+    }
 
     /// Lends up to a limit, and knows what is out.
     pub(crate) struct Pool {
@@ -739,9 +783,9 @@ pub(crate) mod tests {
 
     #[test]
     fn sorting_spills_and_gives_every_row_in_order() {
-        for limit in [0, 1 << 20, u64::MAX / 2] {
+        for limit in [0, 100 << 10, u64::MAX / 2] {
             let setup = setup(limit, Arc::new(Disk));
-            let mut sorter = Sorter::new(setup.resources.clone(), ByKey { descending: false });
+            let mut sorter = Sorter::new(setup.resources.clone(), by_key(false));
             let rows: Vec<(u64, String)> = (0..20_000).map(|n| ((n * 7_919) % 10_007, payload(n))).collect();
             rows.iter().for_each(|row| sorter.push(row.clone()).unwrap());
             let sorted: Vec<_> = sorter.finish().unwrap().map(Result::unwrap).collect();
@@ -755,7 +799,7 @@ pub(crate) mod tests {
 
     #[test]
     fn combining_spills_and_gives_every_key_once() {
-        for limit in [0, 1 << 20, u64::MAX / 2] {
+        for limit in [0, 100 << 10, u64::MAX / 2] {
             let setup = setup(limit, Arc::new(Disk));
             let join = |mut a: Vec<u64>, b: Vec<u64>| {
                 a.extend(b);
@@ -787,7 +831,7 @@ pub(crate) mod tests {
     #[test]
     fn so_many_runs_that_they_are_merged_in_between() {
         let setup = setup(0, Arc::new(Disk));
-        let mut sorter = Sorter::new(setup.resources.clone(), ByKey { descending: true });
+        let mut sorter = Sorter::new(setup.resources.clone(), by_key(true));
         let total = 2_200u64;
         (0..total).for_each(|n| sorter.push((n * 31 % total, "y".repeat(60_000))).unwrap());
         assert!(setup.spills.get() > MAX_RUNS as u64, "{} spills", setup.spills.get());
@@ -798,7 +842,7 @@ pub(crate) mod tests {
     #[test]
     fn one_huge_value_is_sorted_and_combined_like_any() {
         let setup = setup(0, Arc::new(Disk));
-        let mut sorter = Sorter::new(setup.resources.clone(), ByKey { descending: false });
+        let mut sorter = Sorter::new(setup.resources.clone(), by_key(false));
         sorter.push((2u32, "z".repeat(8 << 20))).unwrap();
         sorter.push((1, String::new())).unwrap();
         let sizes: Vec<_> = sorter.finish().unwrap().map(|row| row.unwrap().1.len()).collect();
@@ -808,7 +852,7 @@ pub(crate) mod tests {
     #[test]
     fn a_full_disk_is_named_and_gives_memory_back() {
         let setup = setup(1 << 20, Arc::new(FullDisk));
-        let mut sorter = Sorter::new(setup.resources.clone(), ByKey { descending: false });
+        let mut sorter = Sorter::new(setup.resources.clone(), by_key(false));
         let failed = (0..1_000u64).find_map(|n| sorter.push((n, "x".repeat(100_000))).err());
         assert!(matches!(failed, Some(Error::Spill(_))));
         drop(sorter);
@@ -831,17 +875,17 @@ pub(crate) mod tests {
             let setup = setup(0, Arc::new(Disk));
             let sorted = |order: &dyn Fn(Vec<(String, i16)>) -> Vec<(String, i16)>| order(rows.clone());
             let by_key = sorted(&|rows| {
-                let mut sorter = Sorter::new(setup.resources.clone(), ByKey { descending });
+                let mut sorter = Sorter::new(setup.resources.clone(), by_key(descending));
                 rows.into_iter().for_each(|row| sorter.push(row).unwrap());
                 sorter.finish().unwrap().map(Result::unwrap).collect()
             });
             let by_number = sorted(&|rows| {
-                let mut sorter = Sorter::new(setup.resources.clone(), ByFunction::new(|row: &(String, i16)| row.1, descending));
+                let mut sorter = Sorter::new(setup.resources.clone(), Directed { by: ByFunction(|row: &(String, i16)| row.1), direction: direction(descending) });
                 rows.into_iter().for_each(|row| sorter.push(row).unwrap());
                 sorter.finish().unwrap().map(Result::unwrap).collect()
             });
             let by_tuple = sorted(&|rows| {
-                let mut sorter = Sorter::new(setup.resources.clone(), ByFunction::new(|row: &(String, i16)| (row.1, row.0.clone()), descending));
+                let mut sorter = Sorter::new(setup.resources.clone(), Directed { by: ByFunction(|row: &(String, i16)| (row.1, row.0.clone())), direction: direction(descending) });
                 rows.into_iter().for_each(|row| sorter.push(row).unwrap());
                 sorter.finish().unwrap().map(Result::unwrap).collect()
             });

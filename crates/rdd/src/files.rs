@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 /// What can go wrong with files that are read.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// There is nothing under this name.
     #[error("read `{0}`: there is no such file or folder")]
     NoSuchPath(String),
@@ -79,7 +79,7 @@ pub enum Error {
 impl Error {
     /// The failure of the task or job that met it. Input that is missing or damaged stays so: nobody tries again.
     #[must_use]
-    pub fn into_failure(self) -> Failure {
+    pub(crate) fn into_failure(self) -> Failure {
         let kind = match &self {
             Self::NoSuchPath(_)
             | Self::NoMatch(_)

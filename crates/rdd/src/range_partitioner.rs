@@ -51,7 +51,7 @@ pub(crate) fn too_thin<K>(sketches: &[Sketch<K>], size: SampleSize) -> (Vec<u32>
 ///
 /// Fewer than wanted come out when keys repeat: all equal keys go to one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RangeBounds<K> {
+pub(crate) struct RangeBounds<K> {
     upper: Vec<K>,
     ascending: bool,
 }
@@ -86,23 +86,16 @@ impl<K: Ord + Clone> RangeBounds<K> {
 impl<K: Ord> RangeBounds<K> {
     /// How many partitions there are.
     #[must_use]
-    pub fn partitions(&self) -> u32 {
+    pub(crate) fn partitions(&self) -> u32 {
         self.upper.len() as u32 + 1
     }
 
     /// The partition of a key.
     #[inline]
     #[must_use]
-    pub fn partition(&self, key: &K) -> u32 {
+    pub(crate) fn partition(&self, key: &K) -> u32 {
         let at = self.upper.partition_point(|bound| bound < key) as u32;
         if self.ascending { at } else { self.upper.len() as u32 - at }
-    }
-
-    /// The partitions that may hold keys from `lower` to `upper`, both included.
-    #[must_use]
-    pub fn partitions_of(&self, lower: &K, upper: &K) -> std::ops::RangeInclusive<u32> {
-        let (a, b) = (self.partition(lower), self.partition(upper));
-        a.min(b)..=a.max(b)
     }
 }
 
