@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use futures::future;
 use model::ids::{StageAttempt, StageId};
 use model::write::{self, StagedFile, WriteId, WriteMode, WriteTarget};
@@ -535,4 +536,124 @@ async fn readers_wait_for_an_unfinished_write_and_then_say_whose_it_is() {
     chaos.check_spent().unwrap();
     repair(&destination(Arc::clone(&world.store)), &world.timing).await.unwrap();
     assert_eq!(world.rows().await.unwrap(), world.after(&[(1, WriteMode::Append)]).unwrap());
+}
+
+fn target(write: WriteId, mode: WriteMode) -> WriteTarget {
+    WriteTarget { destination: "memory:///data/out".to_owned(), mode, write }
+}
+
+async fn start(store: &Arc<dyn ObjectStore>, write: WriteId, mode: WriteMode) -> Result<Started, Error> {
+    let application = (Arc::clone(store), Path::from("app"));
+    Commit::start(destination(Arc::clone(store)), application, &target(write, mode), Timing::default()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_put_if_absent_is_refused() {
+    let rule = Rule::new(Verb::Create, "*", Fault::CreateOverwrites).always();
+    let chaos = ChaosStore::new(Arc::new(InMemory::new()), Chaos::new([rule]));
+    let store: Arc<dyn ObjectStore> = Arc::new(chaos.clone());
+    let started = start(&store, id(1), WriteMode::Append).await;
+    assert!(matches!(started, Err(Error::NoPutIfAbsent { .. })), "{started:?}");
+    chaos.check_spent().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_is_named_at_once() {
+    for status in [401, 403, 404] {
+        let rule = Rule::new(Verb::Create, "*", Fault::Status(status)).always();
+        let chaos = ChaosStore::new(Arc::new(InMemory::new()), Chaos::new([rule]));
+        let store: Arc<dyn ObjectStore> = Arc::new(chaos);
+        let began = Instant::now();
+        let failure = start(&store, id(1), WriteMode::Append).await.unwrap_err().into_failure();
+        assert_eq!(failure.kind, model::FailureKind::StoreDenied, "{failure}");
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stays_away_fails_the_write_within_its_bound_and_leaves_nothing_that_counts() {
+    let world = World::new(Place::Memory, WriteMode::Append, None).await;
+    let rule = Rule::new(Verb::Create, "*/_vonk/log/*", Fault::Status(503)).always();
+    let (chaos, store) = world.chaos(Chaos::new([rule]));
+    let began = Instant::now();
+    let outcome = drive(store, 1, WriteMode::Append, world.timing.clone()).await;
+    // Once for the entry, once for its tombstone.
+    assert!(began.elapsed() < 3 * world.timing.retry_for, "{:?}", began.elapsed());
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    chaos.check_spent().unwrap();
+    world.explained(&[]).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_entries_go_and_the_newest_stays() {
+    let store: Arc<dyn ObjectStore> = Arc::new(SimStore::quiet());
+    let log = async || {
+        let destination = destination(Arc::clone(&store));
+        let files = Files { destination: &destination, timing: &Timing::default() };
+        files.log().await.unwrap().entries().collect::<Vec<_>>()
+    };
+    for (job, want) in [(1, vec![1]), (2, vec![2]), (3, vec![3])] {
+        let outcome = drive(Arc::clone(&store), job, WriteMode::Append, Timing::default()).await;
+        assert_eq!(outcome, Outcome::Committed);
+        assert_eq!(log().await, want);
+        tokio::time::advance(Timing::default().keep_entries).await;
+    }
+    drive(Arc::clone(&store), 4, WriteMode::Overwrite, Timing::default()).await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    drive(Arc::clone(&store), 5, WriteMode::Append, Timing::default()).await;
+    assert_eq!(log().await, [4, 5], "a young one stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_of_last_week_may_not_commit() {
+    let store: Arc<dyn ObjectStore> = Arc::new(SimStore::quiet());
+    let Started::Writing(commit) = start(&store, id(1), WriteMode::Append).await.unwrap() else { panic!("ignored") };
+    tokio::time::advance(Timing::default().oldest_write + Duration::from_secs(1)).await;
+    let entered = commit.enter(Vec::new()).await;
+    assert!(matches!(entered, Err(Error::WriteTooOld { days: 3, .. })), "{entered:?}");
+    assert_eq!(commit.abort().await.unwrap(), Abandoned::Undone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_while_its_future_is_polled() {
+    let store: Arc<dyn ObjectStore> = Arc::new(SimStore::quiet());
+    let Started::Writing(commit) = start(&store, id(1), WriteMode::Append).await.unwrap() else { panic!("ignored") };
+    let repaired = async || repair(&destination(Arc::clone(&store)), &Timing::default()).await.unwrap();
+    let _ = tokio::time::timeout(Duration::from_secs(2 * 60 * 60), commit.renew()).await;
+    assert_eq!(repaired().await, Repaired { running: vec![id(1)], ..Repaired::default() });
+    tokio::time::advance(Timing::default().lease_expires).await;
+    assert_eq!(repaired().await, Repaired { aborted: vec![id(1)], ..Repaired::default() });
+    let refused = commit.publish(Vec::new()).await;
+    assert!(matches!(refused, Err(Error::WriteAborted { .. })), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_epoch_does_not_append_again() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    assert_eq!(drive(Arc::clone(&store), 1, WriteMode::Append, Timing::default()).await, Outcome::Committed);
+    let again = WriteId { epoch: Epoch(2), ..id(1) };
+    let refused = start(&store, again, WriteMode::Append).await;
+    assert!(matches!(refused, Err(Error::RepeatedAppend { earlier, .. }) if earlier == id(1)), "{refused:?}");
+    let other = WriteId { app: AppId(2), ..again };
+    assert!(start(&store, other, WriteMode::Append).await.is_ok(), "another application may");
+    assert!(start(&store, again, WriteMode::Overwrite).await.is_ok(), "an overwrite may");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_application_noted_is_settled() {
+    let store: Arc<dyn ObjectStore> = Arc::new(SimStore::quiet());
+    let lease = shuffle::sweep::Lease::claim(Arc::clone(&store), &Path::from("app"), AppId(1), Epoch(1)).await.unwrap();
+    drop(lease);
+    let Started::Writing(_) = start(&store, id(1), WriteMode::Append).await.unwrap() else { panic!("ignored") };
+    tokio::time::advance(shuffle::sweep::SWEEP_AFTER).await;
+    let open = |_: &str| Ok(destination(Arc::clone(&store)));
+    let hook = SettleNotes { open, timing: Timing::default() };
+    let swept =
+        shuffle::sweep::sweep(store.as_ref(), &Path::from("app"), shuffle::sweep::SWEEP_AFTER, &hook).await.unwrap();
+    assert_eq!(swept.leases, [(AppId(1), Epoch(1))]);
+    let destination = destination(Arc::clone(&store));
+    let files = Files { destination: &destination, timing: &Timing::default() };
+    let left: Vec<String> = files.list("").await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(left, [write::log_done(1), write::log_entry(1)], "a tombstone");
+    assert!(store.list(Some(&Path::from("app"))).try_collect::<Vec<_>>().await.unwrap().is_empty());
 }

@@ -70,6 +70,8 @@ pub enum Fault {
     FalseAlreadyExists,
     /// It is applied, and its caller is told that the object exists: what a client makes of a retried request.
     AppliedAlreadyExists,
+    /// A create is applied as a put, whatever is there: the store has no put-if-absent.
+    CreateOverwrites,
     /// It is never answered nor applied.
     Hang,
     /// Nothing is found.
@@ -190,7 +192,12 @@ impl<H: Hooks> Intercepted<H> {
             Some(Fault::Hang) => futures::future::pending().await,
             Some(Fault::Abort) => std::process::abort(),
             Some(
-                Fault::ShortBody | Fault::FlipBit | Fault::WrongObject | Fault::LostReply | Fault::AppliedAlreadyExists,
+                Fault::ShortBody
+                | Fault::FlipBit
+                | Fault::WrongObject
+                | Fault::LostReply
+                | Fault::AppliedAlreadyExists
+                | Fault::CreateOverwrites,
             )
             | None => {}
         }
@@ -286,6 +293,10 @@ impl<H: Hooks> ObjectStore for Intercepted<H> {
         let length = payload.content_length() as u64;
         let fault = self.begin(verb, location, length).await?;
         let payload = if fault == Some(Fault::FlipBit) { flip(payload) } else { payload };
+        let opts = match fault {
+            Some(Fault::CreateOverwrites) => PutOptions { mode: PutMode::Overwrite, ..opts },
+            _ => opts,
+        };
         tokio_sleep(self.hooks.transfer(length)).await;
         let result = self.inner.put_opts(location, payload, opts).await;
         if result.is_ok() {

@@ -331,7 +331,7 @@ fn applies(fault: Fault, verb: Verb) -> bool {
         Fault::ShortBody | Fault::WrongObject => verb == Verb::Get,
         Fault::FlipBit => matches!(verb, Verb::Get | Verb::Put | Verb::Create | Verb::MultipartPart),
         Fault::Missing => matches!(verb, Verb::Get | Verb::Head),
-        Fault::FalseAlreadyExists | Fault::AppliedAlreadyExists => verb == Verb::Create,
+        Fault::FalseAlreadyExists | Fault::AppliedAlreadyExists | Fault::CreateOverwrites => verb == Verb::Create,
         Fault::Status(_)
         | Fault::DelayMs(_)
         | Fault::BytesPerSecond(_)

@@ -81,7 +81,7 @@ async fn a_store_that_breaks_a_promise_is_found() {
         assert!(ended.is_err_and(|error| error.is_panic()), "{check} did not see it");
     };
     fails("put-get", broken(Verb::Put, Fault::FlipBit)).await;
-    fails("create", broken(Verb::Create, Fault::LostReply)).await;
+    fails("create", broken(Verb::Create, Fault::CreateOverwrites)).await;
     fails("range", broken(Verb::Get, Fault::ShortBody)).await;
     fails("missing", broken(Verb::Head, Fault::Status(500))).await;
 }
