@@ -5,7 +5,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::ObjectRef;
-use crate::ids::{AppId, BroadcastId, Epoch, Generation, JobId, PartitionId, RddId, ShuffleId, StageAttempt, StageId};
+use crate::ids::{AppId, AttemptId, BroadcastId, Epoch, Generation, JobId, PartitionId, RddId, ShuffleId, StageAttempt, StageId};
 
 /// Where leases of applications lie.
 pub const LEASES: &str = "shuffle/v1/_lease";
@@ -113,6 +113,13 @@ pub fn writes(app: AppId) -> String {
 #[must_use]
 pub fn write_note(app: AppId, epoch: Epoch, job: JobId) -> String {
     format!("apps/{app}/writes/{}-{}", epoch.0, job.0)
+}
+
+/// One partition of a checkpointed dataset, below the folder that the program chose; the attempt makes it unique to who
+/// wrote it.
+#[must_use]
+pub fn checkpointed_partition(app: AppId, epoch: Epoch, rdd: RddId, attempt: AttemptId) -> String {
+    format!("{app}-{}/rdd-{}/{:06}-{attempt}", epoch.0, rdd.0, attempt.partition.0)
 }
 
 /// A piece of an application's event log.

@@ -216,6 +216,12 @@ impl InputReader {
         Ok(value)
     }
 
+    /// All that is left, to be read later.
+    #[must_use]
+    pub fn rest(&mut self) -> Self {
+        Self { bytes: std::mem::take(&mut self.bytes) }
+    }
+
     /// The next so many bytes, shared.
     ///
     /// # Errors

@@ -282,6 +282,8 @@ pub struct StageOutput {
     pub written: Option<HandedOver>,
 }
 
+pub use crate::shared::forget_broadcast;
+
 /// A stage that is ready to compute partitions, on any number of threads at once.
 pub struct Prepared {
     stage: Box<dyn RunStage>,

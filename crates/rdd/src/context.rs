@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use model::graph::{Job, Stage};
 use model::runner::{JobError, JobItem};
+use model::setting::Values;
 use model::{AccumulatorId, JobId, JobRunner, PartitionId};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -16,19 +17,13 @@ use tokio::sync::Semaphore;
 
 use crate::chain::Label;
 use crate::codec::Data;
+use crate::config::DEFAULT_PARALLELISM;
 use crate::error::Error;
 use crate::function::Function;
 use crate::shared::{self, Accumulator, Broadcast};
 
 /// Results that wait for the program at a time, per job: enough to keep it busy, few enough to hold.
 const RESULTS_WAITING: usize = 64;
-
-/// What a program may choose for its datasets.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// How many partitions a dataset gets when the program names no number; without it, as many as tasks can run at once.
-    pub default_parallelism: Option<u32>,
-}
 
 /// Makes datasets and runs jobs on them. A cheap handle, for any thread.
 ///
@@ -43,7 +38,7 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     root: Path,
     io: Handle,
-    options: Options,
+    default_parallelism: Option<u32>,
     groups: Mutex<HashMap<ThreadId, String>>,
     checkpoint_dir: Mutex<Option<String>>,
     totals: Mutex<HashMap<AccumulatorId, Merge>>,
@@ -51,30 +46,35 @@ struct Inner {
 
 impl RddContext {
     /// A context over whoever runs jobs, and the store in which large values lie.
-    #[must_use]
+    ///
+    /// # Errors
+    /// When a setting of this crate has a value that it does not take.
     pub fn new(
         runner: Arc<dyn JobRunner>,
         store: Arc<dyn ObjectStore>,
         root: Path,
         io: Handle,
-        options: Options,
-    ) -> Self {
-        Self(Arc::new(Inner {
+        values: &Values,
+    ) -> Result<Self, Error> {
+        let chosen = !DEFAULT_PARALLELISM.value(values).is_empty();
+        let default_parallelism = chosen.then(|| DEFAULT_PARALLELISM.integer(values)).transpose();
+        let default_parallelism = default_parallelism.map_err(|error| Error::Invalid(error.to_string()))?;
+        Ok(Self(Arc::new(Inner {
             runner,
             store,
             root,
             io,
-            options,
+            default_parallelism: default_parallelism.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             groups: Mutex::default(),
             checkpoint_dir: Mutex::default(),
             totals: Mutex::default(),
-        }))
+        })))
     }
 
     /// How many partitions a dataset gets when nobody names a number.
     #[must_use]
     pub fn default_parallelism(&self) -> u32 {
-        self.0.options.default_parallelism.unwrap_or_else(|| self.0.runner.parallelism()).max(1)
+        self.0.default_parallelism.unwrap_or_else(|| self.0.runner.parallelism()).max(1)
     }
 
     /// A value that every executor has once, for functions to capture.

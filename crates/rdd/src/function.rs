@@ -15,6 +15,7 @@ use std::any::{Any, TypeId, type_name};
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::mem::{MaybeUninit, align_of, size_of};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -211,20 +212,20 @@ pub const fn crosses_processes() -> bool {
     cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))
 }
 
-/// An alignment that no closure has but those of [`Captured`]: what tells them apart when a program is built.
-const CAPTURED_ALIGN: usize = 256;
+/// A size and an alignment that no closure has but those of [`Captured`]: what tells them apart when a program is built.
+const CAPTURED_LAYOUT: usize = 256;
 
 /// What a function captured, as the only content of a closure that [`task!`](crate::task) makes.
 #[repr(C, align(256))]
 pub struct Captured<E> {
-    environment: E,
+    environment: Arc<E>,
 }
 
-impl<E: Data + Clone> Captured<E> {
+impl<E: Data> Captured<E> {
     /// Takes the environment of the function about to be made.
     pub fn new(environment: E) -> Self {
-        const { assert!(align_of::<Self>() == CAPTURED_ALIGN, "a captured variable may not be aligned to more than 256") };
-        Self { environment }
+        const { assert!(size_of::<Self>() == CAPTURED_LAYOUT && align_of::<Self>() == CAPTURED_LAYOUT) };
+        Self { environment: Arc::new(environment) }
     }
 }
 
@@ -238,26 +239,24 @@ impl<E> Captured<E> {
 }
 
 /// Cloning a closure clones what it captured: this is how [`encode`] sees the environment inside an opaque type.
-impl<E: Data + Clone> Clone for Captured<E> {
+impl<E: Data> Clone for Captured<E> {
     fn clone(&self) -> Self {
         PROBE.with_borrow_mut(|probe| {
             if let Some(found) = probe {
                 found.push(Found {
                     address: (&raw const *self).addr(),
-                    size: size_of::<Self>(),
                     decoder: reference::<DecodeCaptured<E>>(),
-                    bytes: crate::codec::encode(&self.environment),
+                    bytes: crate::codec::encode(&*self.environment),
                 });
             }
         });
-        Self { environment: self.environment.clone() }
+        Self { environment: Arc::clone(&self.environment) }
     }
 }
 
 /// One environment met while a function was cloned.
 struct Found {
     address: usize,
-    size: usize,
     decoder: FunctionRef,
     bytes: Result<Vec<u8>, Error>,
 }
@@ -270,19 +269,16 @@ thread_local! {
 /// The entry that writes a decoded `Captured<E>` to where a closure is to be.
 struct DecodeCaptured<E>(E);
 
-/// Writes a value to an address that has room for so many bytes, aligned to [`CAPTURED_ALIGN`].
-type DecodeInto = fn(&mut BodyReader<'_>, *mut u8, usize) -> Result<(), Error>;
+/// Writes a `Captured` of the body's next value to an address.
+type DecodeInto = fn(&mut BodyReader<'_>, *mut MaybeUninit<Captured<()>>) -> Result<(), Error>;
 
-impl<E: Data + Clone> Named for DecodeCaptured<E> {
+impl<E: Data> Named for DecodeCaptured<E> {
     type Value = DecodeInto;
 
     fn value() -> DecodeInto {
-        |body, target, room| {
-            if room != size_of::<Captured<E>>() {
-                return Err(Error::CorruptBody("a captured environment of another size"));
-            }
-            let captured = Captured { environment: body.value::<E>()? };
-            // SAFETY: the caller gives room of this size and alignment.
+        |body, target| {
+            let captured = Captured { environment: Arc::new(body.value::<E>()?) };
+            // SAFETY: every `Captured` has the same size and alignment, and the caller gives room for one.
             unsafe { target.cast::<Captured<E>>().write(captured) };
             Ok(())
         }
@@ -294,7 +290,7 @@ impl<E: Data + Clone> Named for DecodeCaptured<E> {
 pub const fn assert_portable<F>() {
     const {
         assert!(
-            size_of::<F>() == 0 || align_of::<F>() == CAPTURED_ALIGN,
+            size_of::<F>() == 0 || (size_of::<F>() == CAPTURED_LAYOUT && align_of::<F>() == CAPTURED_LAYOUT),
             "this function captures variables, which cannot be sent as they are: name them with \
              `task!(move [a, &b] |x| ..)`, or hand them over with `map_with(env, |env, x| ..)` and its like"
         );
@@ -322,9 +318,9 @@ pub(crate) fn encode<F: Function>(function: &F, body: &mut BodyWriter) -> Result
     let found = PROBE.take().unwrap_or_default();
     drop(armed);
     // The proof that `decode` relies on: the closure is this one value and nothing else, in this very executable.
-    let one = <[Found; 1]>::try_from(found).map_err(|_| Error::ForeignCapture(type_name::<F>()))?;
-    let [Found { address, size, decoder, bytes }] = one;
-    if (address, size) != ((&raw const *function).addr(), size_of::<F>()) {
+    let [Found { address, decoder, bytes }] =
+        <[Found; 1]>::try_from(found).map_err(|_| Error::ForeignCapture(type_name::<F>()))?;
+    if address != (&raw const *function).addr() {
         return Err(Error::ForeignCapture(type_name::<F>()));
     }
     body.value(&decoder)?;
@@ -341,10 +337,11 @@ pub(crate) fn decode<F: Function>(body: &mut BodyReader<'_>) -> Result<F, Error>
     let mut function = MaybeUninit::<F>::uninit();
     if size_of::<F>() > 0 {
         let decoder: DecodeInto = resolve(body.value()?)?;
-        decoder(body, function.as_mut_ptr().cast(), size_of::<F>())?;
+        decoder(body, function.as_mut_ptr().cast())?;
     }
     // SAFETY: a type without bytes has one value, and the sender had it. Otherwise `encode` has proven for this type
-    // that its value is one `Captured`, and the decoder that it named, checked by fingerprint, has just written that.
+    // that its value is one `Captured`, as large as the type itself; and the decoder that it named, checked by
+    // fingerprint, has just written that.
     Ok(unsafe { function.assume_init() })
 }
 
@@ -372,9 +369,6 @@ pub(crate) fn conjure<F: Function>() -> F {
 #[macro_export]
 macro_rules! task {
     (move [$($captures:tt)*] | $($closure:tt)*) => { $crate::task!(@captures [] [] [$($captures)*] [$($closure)*]) };
-    (move [$($captures:tt)*] $($rest:tt)*) => {
-        compile_error!("a task is written `task!(move [a, &b] |x| ..)`")
-    };
     (@captures [$($all:ident)*] [$($value:ident)*] [& $name:ident $(, $($rest:tt)*)?] $closure:tt) => {
         $crate::task!(@captures [$($all)* $name] [$($value)*] [$($($rest)*)?] $closure)
     };
@@ -393,6 +387,7 @@ macro_rules! task {
     (@arguments $all:tt $value:tt [$($arguments:tt)*] $next:tt $($rest:tt)*) => {
         $crate::task!(@arguments $all $value [$($arguments)* $next] $($rest)*)
     };
+    ($($other:tt)*) => { compile_error!("a task is written `task!(move [a, &b] |x| ..)`") };
 }
 
 #[cfg(test)]
@@ -433,15 +428,6 @@ mod tests {
         let f = move |x: u8| {
             let aligned = &aligned;
             x + aligned.0
-        };
-        assert!(matches!(encode(&f, &mut BodyWriter::new()), Err(Error::ForeignCapture(_))));
-    }
-
-    #[test]
-    fn a_closure_with_more_than_one_environment_is_refused() {
-        let (a, b) = (Captured::new(1u8), Captured::new(2u8));
-        let f = move |x: u8| {
-            x + Captured::get(&a) + Captured::get(&b)
         };
         assert!(matches!(encode(&f, &mut BodyWriter::new()), Err(Error::ForeignCapture(_))));
     }

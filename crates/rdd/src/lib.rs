@@ -2,7 +2,8 @@
 //!
 //! - `dataset`, `chain`: what is an [`Rdd`], to its user and to who computes it?
 //! - `context`, `collection`: how does a program begin, and where do first partitions come from?
-//! - `narrow`, `wide`: which operations stay in a partition, which need a shuffle?
+//! - `narrow`, `gather`, `wide`: which operations stay in a partition, which take whole partitions together, which need a
+//!   shuffle?
 //! - `aggregate`: how do values of one key become one?
 //! - `actions`: which calls start a job?
 //! - `stages`: where is lineage cut?
@@ -14,7 +15,7 @@
 //! - `external`, `sort_key`: what if groups or an order exceed memory?
 //! - `order`, `range_partitioner`: which operations put rows in order, and between which keys are partitions cut?
 //! - `sampling`, `stats`, `distinct_sketch`: which rows does a sample take, and how are numbers summed up?
-//! - `error`: what can go wrong?
+//! - `config`, `error`: what can be set, what can go wrong?
 
 mod actions;
 pub mod aggregate;
@@ -22,6 +23,7 @@ pub mod chain;
 pub mod codec;
 mod collection;
 pub mod compute;
+pub mod config;
 mod context;
 mod dataset;
 mod distinct_sketch;
@@ -30,11 +32,12 @@ mod external;
 mod files;
 mod first;
 pub mod function;
+pub mod gather;
 pub mod narrow;
 mod numbers;
 pub mod order;
 pub mod pairs;
-mod persist;
+pub mod persist;
 pub mod pipe;
 mod range_partitioner;
 mod reading;
@@ -53,7 +56,7 @@ pub mod zip;
 
 pub use chain::{Chain, Partitioning};
 pub use codec::Data;
-pub use context::{Options, RddContext};
+pub use context::RddContext;
 pub use dataset::{Erased, Rdd};
 pub use error::Error;
 pub use files::Compression;
@@ -62,6 +65,6 @@ pub use numbers::Number;
 pub use order::Direction;
 pub use persist::StorageLevel;
 pub use save::Save;
-pub use shared::{Accumulator, Broadcast, forget_broadcast};
+pub use shared::{Accumulator, Broadcast};
 pub use stats::StatCounter;
 pub use text::Str;

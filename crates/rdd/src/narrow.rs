@@ -361,7 +361,7 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
 
     /// Applies a function that is given a captured environment to each row.
     #[track_caller]
-    pub fn map_with<E: Data + Clone, U: 'static, F: Fn(&E, T) -> U + Function>(
+    pub fn map_with<E: Data, U: 'static, F: Fn(&E, T) -> U + Function>(
         &self,
         environment: E,
         function: F,
@@ -380,7 +380,7 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
 
     /// Keeps the rows for which a function is true that is given a captured environment.
     #[track_caller]
-    pub fn filter_with<E: Data + Clone, F: Fn(&E, &T) -> bool + Function>(
+    pub fn filter_with<E: Data, F: Fn(&E, &T) -> bool + Function>(
         &self,
         environment: E,
         function: F,
@@ -409,7 +409,7 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
         function: F,
     ) -> Rdd<U::Item, FlatMap<C, impl Fn(T) -> U + Function + use<T, C, E, U, F>>>
     where
-        E: Data + Clone,
+        E: Data,
         U: IntoIterator<Item: 'static> + 'static,
         F: Fn(&E, T) -> U + Function,
     {

@@ -35,6 +35,7 @@ struct Handle<T: Data> {
     app: AppId,
     id: BroadcastId,
     value: OnceLock<Arc<T>>,
+    slot: Arc<Mutex<Slot>>,
     /// In the driver.
     origin: Option<Origin>,
 }
@@ -68,9 +69,10 @@ impl<T: Data> Broadcast<T> {
         let (app, id) = (context.runner().app(), context.runner().ids().broadcast());
         let value = Arc::new(value);
         // Tasks in this process share the value itself.
-        *lock(&slot(app, id)) = Slot::Value(Arc::clone(&value) as Arc<dyn Any + Send + Sync>);
+        let slot = slot(app, id);
+        *lock(&slot) = Slot::Value(Arc::clone(&value) as Arc<dyn Any + Send + Sync>);
         let origin = Origin { context: context.clone(), attachment: OnceLock::new() };
-        Self(Arc::new(Handle { app, id, value: OnceLock::from(value), origin: Some(origin) }))
+        Self(Arc::new(Handle { app, id, value: OnceLock::from(value), slot, origin: Some(origin) }))
     }
 
     /// The value. In a task: decoded by the first that asks, then shared by all tasks of the process.
@@ -87,8 +89,7 @@ impl<T: Data> Broadcast<T> {
 impl<T: Data> Handle<T> {
     #[cold]
     fn resolve(&self) -> Arc<T> {
-        let slot = slot(self.app, self.id);
-        let mut slot = lock(&slot);
+        let mut slot = lock(&self.slot);
         if let Slot::Bytes(bytes) = &*slot {
             let value: T = codec::decode(bytes).unwrap_or_else(|error| panic!("read {}: {error}", self.id));
             *slot = Slot::Value(Arc::new(value));
@@ -106,7 +107,7 @@ impl<T: Data> Handle<T> {
 impl<T: Data> Drop for Handle<T> {
     fn drop(&mut self) {
         if let Some(origin) = &self.origin {
-            forget_broadcast(self.app, self.id);
+            lock(&BROADCASTS).remove(&(self.app, self.id));
             origin.context.runner().forget_broadcast(self.id);
         }
     }
@@ -187,7 +188,7 @@ impl<'de, T: Data> Deserialize<'de> for Broadcast<T> {
         let id = BroadcastId::deserialize(deserializer)?;
         let app = DECODING.with_borrow(|app| *app);
         let app = app.ok_or_else(|| D::Error::custom("a broadcast variable outside a stage's body"))?;
-        Ok(Self(Arc::new(Handle { app, id, value: OnceLock::new(), origin: None })))
+        Ok(Self(Arc::new(Handle { app, id, value: OnceLock::new(), slot: slot(app, id), origin: None })))
     }
 }
 
@@ -217,13 +218,16 @@ pub(crate) fn with_attached(write: impl FnOnce(&mut BodyWriter) -> Result<(), Er
 /// The broadcasts of a decoded body.
 pub(crate) struct Attached {
     app: Option<AppId>,
-    broadcasts: Vec<(BroadcastId, Attachment)>,
+    broadcasts: Vec<(BroadcastId, Attachment, Arc<Mutex<Slot>>)>,
 }
 
 impl Attached {
     pub(crate) fn read(body: &mut BodyReader<'_>) -> Result<Self, Error> {
-        let (app, broadcasts) = body.value()?;
-        Ok(Self { app, broadcasts })
+        let (app, attachments): (Option<AppId>, Vec<(BroadcastId, Attachment)>) = body.value()?;
+        let broadcasts = app
+            .iter()
+            .flat_map(|&app| attachments.iter().map(move |(id, attachment)| (*id, attachment.clone(), slot(app, *id))));
+        Ok(Self { app, broadcasts: broadcasts.collect() })
     }
 
     /// Marks this thread as decoding the rest of the body, until the guard goes.
@@ -239,10 +243,9 @@ impl Attached {
 
     /// Sees to it that every value, or its bytes, is in this process before a task asks for it.
     pub(crate) fn fetch(&self, task: &Task) -> Result<(), Error> {
-        self.broadcasts.iter().try_for_each(|(id, attachment)| {
-            let slot = slot(task.env.app, *id);
+        self.broadcasts.iter().try_for_each(|(id, attachment, slot)| {
             // Held while fetching: another task of the process that needs it waits instead of fetching it again.
-            let mut slot = lock(&slot);
+            let mut slot = lock(slot);
             if matches!(*slot, Slot::Empty) {
                 *slot = Slot::Bytes(match attachment {
                     Attachment::Inline(bytes) => bytes.clone(),
@@ -300,8 +303,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Drops what this process holds of a broadcast: the driver said that it is not wanted any more.
-pub fn forget_broadcast(app: AppId, id: BroadcastId) {
-    lock(&BROADCASTS).remove(&(app, id));
+///
+/// What a prepared stage or a handle holds stays with it.
+pub fn forget_broadcast(id: BroadcastId) {
+    lock(&BROADCASTS).retain(|(_, known), _| *known != id);
 }
 
 /// A value that tasks add to and the driver reads: each successful task of an action counts once, whatever is retried.

@@ -193,7 +193,9 @@ impl<K: Data + Hash, V: Data> MapSide<(K, V)> for ByKey {
         output: &mut ShuffleWriter,
     ) -> Result<(), Error> {
         let partitions = output.partitions();
-        rows.for_each(|row| output.write(partition_of(&row.0, partitions), &row).unwrap_or_else(|error| task.fail(error)));
+        rows.for_each(|row| {
+            output.write(partition_of(&row.0, partitions), &row).unwrap_or_else(|error| task.fail(error))
+        });
         Ok(())
     }
 }
@@ -260,7 +262,8 @@ impl<K: Data + Hash + Eq, V: 'static, A: Aggregator<V>> MapSide<(K, V)> for Comb
             table.drain().try_for_each(|pair| output.write(partition_of(&pair.0, partitions), &pair))
         };
         rows.for_each(|(key, value)| {
-            let inserted = table.insert(key, value, |value| self.0.create(value), |kept, value| self.0.add(kept, value));
+            let inserted =
+                table.insert(key, value, |value| self.0.create(value), |kept, value| self.0.add(kept, value));
             let poured = if table.is_full() { inserted.and_then(|()| pour(&mut table)) } else { inserted };
             if let Err(error) = poured {
                 task.fail(error);
