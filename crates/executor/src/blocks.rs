@@ -381,7 +381,7 @@ mod tests {
         vec![Bytes::from(vec![byte; length / 2]), Bytes::from(vec![byte; length - length / 2])]
     }
 
-    fn with_blocks(limit: u64, test: impl FnOnce(&Pool, &Blocks, &std::path::Path)) {
+    fn with_blocks(limit: u64, test: impl FnOnce(&Arc<Pool>, &Blocks, &std::path::Path)) {
         let (runtime, folder) = (tokio::runtime::Runtime::new().unwrap(), tempfile::tempdir().unwrap());
         let (pool, blocks) = blocks(limit, folder.path(), runtime.handle());
         test(&pool, &blocks, folder.path());

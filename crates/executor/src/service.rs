@@ -242,6 +242,14 @@ impl Service {
             if let Some(end) = self.handle(event) {
                 break end;
             }
+            // In the driver's process nobody can dial again: a driver that is gone, or was refused, stays so.
+            if self.link.is_none()
+                && self.connections.is_closed()
+                && self.connections.is_empty()
+                && self.work.is_empty()
+            {
+                break End::Closed;
+            }
         };
         self.attempts.values().for_each(|attempt| attempt.cancel.cancel());
         tracing::debug!(?end, totals = ?self.totals, "executor ends");
@@ -282,7 +290,6 @@ impl Service {
             Event::Ordered(Order::ParentGone) => return Some(End::ParentGone),
             Event::Ordered(Order::Drain(grace)) => self.drain(grace),
             Event::Heard(None) => {
-                // In the driver's process nobody can dial again.
                 if self.connections.is_closed() {
                     return Some(End::Closed);
                 }

@@ -255,6 +255,24 @@ pub fn serve(birth: Birth, runner: Arc<dyn BodyRunner>) -> Result<End, Error> {
     end
 }
 
+/// Runs an executor on a socket that the caller has bound: [`serve`] without anything of a process. Nothing happens before
+/// the future is polled.
+///
+/// # Errors
+/// The birth's identity is of no use.
+///
+/// # Cancellation
+/// Ends the executor; its driver sees a lost connection.
+pub fn serve_on(
+    listener: TcpListener,
+    birth: &Birth,
+    runner: Arc<dyn BodyRunner>,
+    io: Handle,
+) -> Result<impl Future<Output = End> + use<>, Error> {
+    let (_, orders) = mpsc::channel(ORDERS);
+    listen(birth, listener, runner, io, orders)
+}
+
 /// Serves on a socket until the executor ends and its last words are sent.
 fn listen(
     birth: &Birth,

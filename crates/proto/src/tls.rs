@@ -318,3 +318,167 @@ impl ServerCertVerifier for ExecutorVerifier {
         self.chain.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    const APP: AppId = AppId(7);
+
+    /// What the executor's side and the driver's side say of a handshake, and a byte each way after it.
+    async fn handshake(server: ServerConfig, client: ClientConfig, app: AppId) -> (io::Result<()>, io::Result<()>) {
+        let (ours, theirs) = tokio::io::duplex(16 << 10);
+        let executor = async {
+            let mut stream = TlsAcceptor::from(Arc::new(server)).accept(ours).await?;
+            stream.write_all(b"e").await?;
+            stream.flush().await?;
+            stream.read_u8().await.map(drop)
+        };
+        let driver = async {
+            let mut stream = TlsConnector::from(Arc::new(client)).connect(executor_name(app), theirs).await?;
+            stream.read_u8().await?;
+            stream.write_all(b"d").await?;
+            stream.flush().await
+        };
+        tokio::join!(executor, driver)
+    }
+
+    fn identities(app: AppId) -> (Identity, Identity) {
+        let authority = Authority::new(app).unwrap();
+        (authority.issue(Role::Executor).unwrap(), authority.issue(Role::Driver).unwrap())
+    }
+
+    async fn meet(executor: &Identity, driver: &Identity) -> (Option<String>, Option<String>) {
+        let (server, client) = (server_config(executor, APP).unwrap(), client_config(driver, APP).unwrap());
+        let (at_executor, at_driver) = handshake(server, client, APP).await;
+        let text = |result: io::Result<()>| result.err().map(|error| error.to_string());
+        (text(at_executor), text(at_driver))
+    }
+
+    /// The side that must refuse did, for the reason that it should have.
+    fn refused(said: Option<String>, why: &str) {
+        let said = said.expect("the handshake succeeded");
+        assert!(said.contains(why), "refused, but not because of {why}: {said}");
+    }
+
+    #[tokio::test]
+    async fn driver_and_executor_of_one_application_meet() {
+        let (executor, driver) = identities(APP);
+        assert_eq!(meet(&executor, &driver).await, (None, None));
+    }
+
+    #[tokio::test]
+    async fn an_identity_survives_its_pipe_and_hides_its_key_from_logs() {
+        let (executor, driver) = identities(APP);
+        assert!(!format!("{executor:?}").contains("PRIVATE"), "{executor:?}");
+        assert!(executor.key_pem.contains("PRIVATE"));
+        assert_eq!(meet(&executor.clone(), &driver).await, (None, None));
+    }
+
+    #[tokio::test]
+    async fn nobody_without_a_certificate_is_let_in() {
+        let (executor, driver) = identities(APP);
+        let anonymous = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots(&driver).unwrap())
+            .with_no_client_auth();
+        let (at_executor, _) = handshake(server_config(&executor, APP).unwrap(), anonymous, APP).await;
+        refused(at_executor.err().map(|error| error.to_string()), "peer sent no certificates");
+    }
+
+    #[tokio::test]
+    async fn a_foreign_driver_is_refused_by_the_executor_and_a_foreign_executor_by_the_driver() {
+        let (executor, driver) = identities(APP);
+        let (foreign_executor, foreign_driver) = identities(APP);
+        // Each trusts the right authority, so that it is the other side's check that is seen.
+        let foreign_driver = Identity { ca_pem: driver.ca_pem.clone(), ..foreign_driver };
+        let foreign_executor = Identity { ca_pem: executor.ca_pem.clone(), ..foreign_executor };
+        refused(meet(&executor, &foreign_driver).await.0, "invalid peer certificate");
+        refused(meet(&foreign_executor, &driver).await.1, "invalid peer certificate");
+    }
+
+    #[tokio::test]
+    async fn another_application_of_the_same_authority_is_refused() {
+        let authority = Authority::new(APP).unwrap();
+        let other = Authority { app: AppId(8), ..authority };
+        let (executor, driver) = (other.issue(Role::Executor).unwrap(), other.issue(Role::Driver).unwrap());
+        let both = meet(&executor, &driver).await;
+        refused(both.1, "not valid for name");
+        let mine = Authority { app: APP, ..other };
+        refused(meet(&mine.issue(Role::Executor).unwrap(), &driver).await.0, "not valid for name");
+    }
+
+    #[tokio::test]
+    async fn an_expired_or_future_certificate_is_refused_on_either_side() {
+        let authority = Authority::new(APP).unwrap();
+        let (executor, driver) = (authority.issue(Role::Executor).unwrap(), authority.issue(Role::Driver).unwrap());
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let cases = [(now - 3 * hour, now - 2 * hour, "expired"), (now + hour, now + 2 * hour, "not valid yet")];
+        for (from, until, why) in cases {
+            let old_driver = authority.issue_between(Role::Driver, from, until).unwrap();
+            refused(meet(&executor, &old_driver).await.0, why);
+            let old_executor = authority.issue_between(Role::Executor, from, until).unwrap();
+            refused(meet(&old_executor, &driver).await.1, why);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_role_cannot_be_played_with_the_others_certificate() {
+        let (executor, driver) = identities(APP);
+        // One executor that dials another, and a driver that listens.
+        refused(meet(&executor, &executor).await.0, "invalid peer certificate");
+        refused(meet(&driver, &driver).await.1, "invalid peer certificate");
+    }
+
+    #[tokio::test]
+    async fn the_name_in_a_certificate_counts_besides_its_usage() {
+        // Signed by the authority for the right usage, but named as the other role.
+        let authority = Authority::new(APP).unwrap();
+        let (executor, driver) = (authority.issue(Role::Executor).unwrap(), authority.issue(Role::Driver).unwrap());
+        let named = |name: Role, usage: Role| {
+            let mut params = CertificateParams::new([name.name(APP)]).unwrap();
+            params.extended_key_usages = vec![usage.usage()];
+            let key = KeyPair::generate().unwrap();
+            let cert_pem = params.signed_by(&key, &authority.issuer).unwrap().pem();
+            Identity { cert_pem, key_pem: key.serialize_pem(), ca_pem: authority.ca_pem.clone() }
+        };
+        refused(meet(&executor, &named(Role::Executor, Role::Driver)).await.0, "not valid for name");
+        refused(meet(&named(Role::Driver, Role::Executor), &driver).await.1, "not valid for name");
+    }
+
+    #[tokio::test]
+    async fn tls_1_2_is_refused() {
+        let (executor, driver) = identities(APP);
+        let (chain, key) = chain(&driver).unwrap();
+        let old = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .with_root_certificates(roots(&driver).unwrap())
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        let (at_executor, _) = handshake(server_config(&executor, APP).unwrap(), old, APP).await;
+        refused(at_executor.err().map(|error| error.to_string()), "Tls12NotOfferedOrEnabled");
+    }
+
+    #[test]
+    fn a_damaged_identity_says_which_part() {
+        let (executor, _) = identities(APP);
+        let parts: [(fn(&mut Identity), &str); 3] = [
+            (|i| i.cert_pem.clear(), "read the certificate of an identity"),
+            (|i| i.key_pem = "x".into(), "read the key of an identity"),
+            (|i| i.ca_pem.truncate(40), "read the authority of an identity"),
+        ];
+        for (damage, text) in parts {
+            let mut identity = executor.clone();
+            damage(&mut identity);
+            assert_eq!(server_config(&identity, APP).unwrap_err().to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Does an executor do what its driver asks, in the same process and behind gRPC, and does it end when it should?
+
+mod bench;
+mod fake;
+mod link;
+mod service;

@@ -1,0 +1,4 @@
+//! Does everything cross the wire as it is, and is everything else refused?
+
+mod convert;
+mod dice;
