@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         let ctx = vonk::Context::builder().name("tasks").args(&args.vonk).build()?;
         ctx.range_into(0..100_u64, 100).foreach(|_| ())?;
         let began = Instant::now();
-        ctx.range_into(0..u64::from(args.tasks), args.tasks).foreach_partition(|_| ())?;
+        ctx.range_into(0..u64::from(args.tasks), args.tasks).foreach(|_| ())?;
         let seconds = began.elapsed().as_secs_f64();
         println!(r#"{{"tasks_per_second": {:.0}, "seconds": {seconds}}}"#, f64::from(args.tasks) / seconds);
         Ok(())
