@@ -433,7 +433,7 @@ pub async fn sweep(
     Ok(swept)
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 

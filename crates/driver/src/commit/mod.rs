@@ -112,6 +112,7 @@ const POLL_EVERY: Duration = Duration::from_millis(500);
 
 /// What became of a write that was to begin.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once per write")]
 pub enum Started {
     /// It may stage files.
     Writing(Commit),

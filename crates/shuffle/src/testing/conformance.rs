@@ -25,7 +25,7 @@ const MANY: usize = 1_050;
 /// A promise is broken.
 pub async fn conformance(store: Arc<dyn ObjectStore>, root: &Path) {
     let store = store.as_ref();
-    async fn run<'a, F: Future<Output = ()>>(name: &str, root: &Path, check: impl FnOnce(Path) -> F) {
+    async fn run<F: Future<Output = ()>>(name: &str, root: &Path, check: impl FnOnce(Path) -> F) {
         tracing::info!(promise = name, "check");
         check(root.clone().join(name)).await;
     }
