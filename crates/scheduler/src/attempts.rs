@@ -56,9 +56,7 @@ impl Trouble {
             *count >= limit
         };
         let store = matches!(kind, FailureKind::StoreUnavailable);
-        // Nobody asked for the end of this attempt: whoever ended it took the executor away.
-        let unasked = matches!(kind, FailureKind::Cancelled | FailureKind::Stale);
-        let taken_away = unasked || matches!(kind, FailureKind::Lost(LossCause::Infrastructure | LossCause::Start));
+        let taken_away = matches!(kind, FailureKind::Lost(LossCause::Infrastructure | LossCause::Start));
         let mut exhausted = match kind.counts() {
             Counts::Task => one_more(&mut self.counted, config.task_failures),
             Counts::Strike => one_more(&mut self.strikes, config.strikes),
@@ -76,7 +74,7 @@ impl Trouble {
             self.store_since = None;
         }
         let verdict = match kind.permits() {
-            Permits::Nothing if !unasked => Verdict::GiveUp,
+            Permits::Nothing => Verdict::GiveUp,
             _ if exhausted => Verdict::GiveUp,
             Permits::Alone => {
                 self.alone = true;
@@ -84,7 +82,7 @@ impl Trouble {
             }
             Permits::Again if store => Verdict::RetryAt(now + config.store_retry),
             Permits::Again => Verdict::Retry,
-            Permits::Elsewhere | Permits::Nothing | Permits::Recompute { .. } => {
+            Permits::Elsewhere | Permits::Recompute { .. } => {
                 if !self.avoid.contains(&executor) {
                     self.avoid.push(executor);
                 }
@@ -221,6 +219,10 @@ impl Scheduler {
         if live.standing != Standing::Wanted || !self.stages.contains_key(&id.stage) {
             return; // another one was to take its place anyway
         }
+        // Nobody asked for the end of this attempt: whoever ended it took the executor away.
+        if matches!(failure.kind, FailureKind::Cancelled | FailureKind::Stale) {
+            failure.kind = FailureKind::Lost(LossCause::Infrastructure);
+        }
         failure.attempt.get_or_insert(id);
         failure.executor.get_or_insert(executor);
         let report = |retried| Action::ReportFailure { attempt: id, executor, failure: failure.clone(), retried };
@@ -247,7 +249,12 @@ impl Scheduler {
             }
         }
         if matches!(failure.kind, FailureKind::StoreUnavailable) {
-            self.store_silent_since.get_or_insert(now);
+            if self.store_silent_since.is_none() {
+                self.store_silent_since = Some(now);
+                let minutes = self.config.no_store.as_secs() / 60;
+                let text = format!("the store is unavailable: tasks that need it are tried again for {minutes} min");
+                actions.push(Action::Warn { text });
+            }
             if let Some(job) = self.jobs.get_mut(&id.job) {
                 job.store_failure = Some(failure.clone());
             }

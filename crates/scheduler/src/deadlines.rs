@@ -49,7 +49,13 @@ impl Scheduler {
             match timer {
                 Timer::Heartbeat(executor) => self.check_heartbeat(now, executor, actions),
                 Timer::Idle(executor) => self.check_idle(now, executor, actions),
-                Timer::Locality(_) | Timer::Lift(_) => self.kick = true,
+                Timer::Lift(_) => self.kick = true,
+                Timer::Locality(_) => {
+                    // Whoever has a free slot may take tasks that wait behind their holders' slots, too.
+                    self.kick = true;
+                    let free = self.executors.open.iter().take_while(|(taken, ..)| !taken);
+                    self.touched.extend(free.map(|&(.., executor)| executor));
+                }
                 Timer::Retry(stage, partition) => self.undelay(stage, partition, actions),
             }
         }

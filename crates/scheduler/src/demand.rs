@@ -51,7 +51,7 @@ impl Scheduler {
     }
 
     /// R7: stages that no executor may run wait for another one, for a time.
-    pub(crate) fn check_places(&mut self, now: Timestamp) {
+    pub(crate) fn check_places(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         let mut outcasts = 0;
         for id in self.excluding.clone() {
             let Some(stage) = self.stages.get(&id) else {
@@ -69,6 +69,9 @@ impl Scheduler {
                 stage.no_place_since = None;
             } else if !can_grow || stage.no_place_since.is_some_and(|at| now.since(at) >= self.config.exclusion_lift) {
                 // Nobody comes who could do better.
+                let text =
+                    format!("tasks of stage {id} have failed on every executor: it goes on with those there are");
+                actions.push(Action::Warn { text });
                 stage.blamed.clear();
                 stage.no_place_since = None;
                 self.excluding.remove(&id);

@@ -207,13 +207,11 @@ impl Scheduler {
         let Some(stages) = self.jobs.get(&id).map(|job| job.stages.clone()) else { return };
         for stage in stages {
             self.rest_stage(stage, actions);
-            if let Some(stage) = self.stages.remove(&stage) {
-                if let Some(shuffle) = stage.shuffle() {
-                    if let Some(outputs) = self.outputs.get_mut(&shuffle) {
-                        outputs.users.remove(&id);
-                    }
-                    self.drop_if_unused(shuffle, actions);
+            if let Some(shuffle) = self.stages.remove(&stage).and_then(|stage| stage.shuffle()) {
+                if let Some(outputs) = self.outputs.get_mut(&shuffle) {
+                    outputs.users.remove(&id);
                 }
+                self.drop_if_unused(shuffle, actions);
             }
         }
         self.jobs.remove(&id);

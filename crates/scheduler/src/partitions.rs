@@ -35,7 +35,7 @@ impl Partitions {
             for word in level.iter_mut().take(bits / BITS) {
                 *word = u64::MAX;
             }
-            if bits % BITS > 0 {
+            if !bits.is_multiple_of(BITS) {
                 level[bits / BITS] = (1 << (bits % BITS)) - 1;
             }
             bits = bits.div_ceil(BITS);

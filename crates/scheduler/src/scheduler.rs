@@ -124,7 +124,7 @@ impl Scheduler {
             self.advance(now, job, actions);
         }
         if self.kick && !self.excluding.is_empty() {
-            self.check_places(now);
+            self.check_places(now, actions);
         }
         self.place(now, actions);
         self.request_executors(actions);

@@ -147,6 +147,9 @@ struct World {
     trace: Option<String>,
     hash: Option<u64>,
     events: u32,
+    /// How often each event and action was seen, and each kind of failure that ended a job; if traces are hashed.
+    seen: BTreeMap<String, u32>,
+    vanished: u32,
     complaint: Option<String>,
 }
 
@@ -160,6 +163,10 @@ struct Faults {
     unstable: bool,
     doomed: Option<(StageId, PartitionId)>,
     store_down: (u64, u64),
+    /// The longest pause between two faults.
+    pause: u64,
+    /// The longest run of a task.
+    run: u64,
 }
 
 impl World {
@@ -188,6 +195,8 @@ impl World {
             unstable: any && rng.random_bool(0.4),
             doomed: None,
             store_down,
+            pause: [SECOND / 2, 4 * SECOND, 20 * SECOND][rng.random_range(0..3)],
+            run: [200 * MS, 5 * SECOND, 20 * SECOND][rng.random_range(0..3)],
         };
         let mut world = Self {
             rng,
@@ -212,6 +221,8 @@ impl World {
             trace: trace.then(String::new),
             hash: hash.then_some(0xcbf2_9ce4_8422_2325),
             events: 0,
+            seen: BTreeMap::new(),
+            vanished: 0,
             complaint: None,
         };
         world.invent_jobs();
@@ -223,7 +234,7 @@ impl World {
         let mut next_shuffle = 0;
         // Shuffles of earlier jobs with the stages that make them, as a program would reuse an `Rdd`.
         let mut known: Vec<Vec<StageShape>> = Vec::new();
-        for job in 0..self.rng.random_range(1..=3_u32) {
+        for job in 0..self.rng.random_range(1..=4_u32) {
             let mut stages: Vec<StageShape> = Vec::new();
             if !known.is_empty() && self.rng.random_bool(0.5) {
                 let reused = known[self.rng.random_range(0..known.len())].clone();
@@ -263,7 +274,7 @@ impl World {
     }
 
     fn invent_stage(&mut self, id: u32, before: &[StageShape]) -> StageShape {
-        let partitions = self.rng.random_range(0..=7);
+        let partitions = self.rng.random_range(0..=12);
         let mut reads = Vec::new();
         for stage in before {
             if let Output::Shuffle { shuffle, .. } = stage.output
@@ -424,6 +435,17 @@ impl World {
                 lines
             });
             if let Some(hash) = &mut self.hash {
+                let names = std::iter::once(note).chain(actions.iter().map(|action| {
+                    if let Action::FailJob { failure, .. } = action {
+                        format!("FailJob {}", failure.kind.code())
+                    } else {
+                        format!("{action:?}")
+                    }
+                }));
+                for name in names {
+                    let name = name.split(" {").next().unwrap_or_default().to_owned();
+                    *self.seen.entry(name).or_default() += 1;
+                }
                 *hash = line.bytes().fold(*hash, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
             }
             if let Some(trace) = &mut self.trace {
@@ -591,8 +613,8 @@ impl World {
             let attempt = task.attempt;
             machine.running.insert(attempt, task);
             self.say(executor, Event::TaskStarted { attempt, executor });
-            let run = [5 * MS, 200 * MS, 5 * SECOND][self.rng.random_range(0..3)];
-            let run = self.rng.random_range(0..=run);
+            let most = if self.rng.random_bool(0.5) { 5 * MS } else { self.faults.run };
+            let run = self.rng.random_range(0..=most);
             self.after(run, Happening::Packs(executor, attempt));
         }
     }
@@ -848,7 +870,7 @@ impl World {
         if self.calm() {
             return;
         }
-        let pause = self.rng.random_range(SECOND / 10..20 * SECOND);
+        let pause = self.rng.random_range(SECOND / 20..self.faults.pause);
         self.after(pause, Happening::Breaks);
         let alive: Vec<ExecutorId> = self.machines.iter().filter(|(_, m)| m.alive).map(|(&id, _)| id).collect();
         let Some(&victim) = alive.get(self.rng.random_range(0..alive.len().max(1))) else { return };
@@ -882,7 +904,10 @@ impl World {
                     let winners: Vec<(u32, AttemptId)> = shuffle.winners.iter().map(|(&m, &(a, _))| (m, a)).collect();
                     let Some(&(map, attempt)) = winners.first() else { return };
                     shuffle.vanished.insert(attempt);
-                    self.excuses.insert("map-output-missing");
+                    self.vanished += 1;
+                    if self.vanished >= 4 {
+                        self.excuses.insert("map-output-missing"); // four attempts of a stage in vain, one for each
+                    }
                     if self.rng.random_bool(0.3) {
                         let generation = self.shuffles[id].generation;
                         let why = "somebody looked".to_owned();
@@ -909,6 +934,10 @@ impl World {
             }
             11 => self.hear(Event::RddUnpersisted { rdd: RddId(1) }),
             12 => self.hear(Event::StoreAnswered),
+            13 if self.rng.random_bool(0.2) => {
+                self.excuses.insert("lost-start");
+                self.hear(Event::ClusterRefused { why: "forbidden".to_owned() });
+            }
             _ => self.hear(Event::ClusterWaiting { why: "quota".to_owned() }),
         }
     }
@@ -987,6 +1016,60 @@ fn the_same_seed_gives_the_same_trace() {
         let once = try_seed(seed, None, true);
         assert_eq!(once, try_seed(seed, None, true), "seed {seed}");
         all = all.rotate_left(1) ^ once.unwrap_or_else(|why| panic!("VONK_SIM_SEED={seed}: {why}"));
+    }
+    insta::assert_snapshot!(format!("{all:016x}"), @"745ebd1ab246b321");
+}
+
+/// A simulator in which nothing happens proves nothing.
+#[test]
+fn everything_happens() {
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for seed in 0..1_000 {
+        let mut world = World::new(seed, None, false, true);
+        assert_eq!(world.run(), Ok(()), "VONK_SIM_SEED={seed}");
+        world.seen.into_iter().for_each(|(name, count)| *seen.entry(name).or_default() += count);
+    }
+    let rare = seen.iter().filter(|(_, count)| **count < 3).map(|(name, _)| name.as_str());
+    println!("rare: {:?}", rare.collect::<Vec<_>>());
+    for name in [
+        "AcceptResult",
+        "CancelTask",
+        "ClusterRefused",
+        "DrainExecutor",
+        "DropOutputs",
+        "DropShuffle",
+        "ExecutorDrained",
+        "ExecutorLost",
+        "FailJob cancelled",
+        "FailJob disk",
+        "FailJob lost-memory",
+        "FailJob lost-program",
+        "FailJob lost-start",
+        "FailJob map-output-missing",
+        "FailJob not-deterministic",
+        "FailJob query",
+        "FailJob user-panic",
+        "FinishJob",
+        "LaunchTask",
+        "LinkRestored",
+        "NoMoreMaps",
+        "OutputDiffered",
+        "OutputsLost",
+        "RaiseGeneration",
+        "ReleaseExecutor",
+        "RemoveExecutor",
+        "ReportFailure",
+        "RequestExecutors",
+        "Slept",
+        "StageFinished",
+        "StageStarted",
+        "StageStopped",
+        "TaskHandedOver",
+        "VoidResult",
+        "VoidStage",
+        "Warn",
+    ] {
+        assert!(seen.contains_key(name), "nobody saw {name}");
     }
 }
 
