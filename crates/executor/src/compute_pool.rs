@@ -10,7 +10,8 @@ use std::sync::Arc;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::slots::Slots;
-use crate::task::{ReadyTask, Surroundings};
+use crate::surroundings::Surroundings;
+use crate::task::ReadyTask;
 
 /// The stack of a compute thread, as large as a main thread's: user code may recurse. Only touched pages count.
 const STACK: usize = 8 << 20;

@@ -7,7 +7,8 @@
 //!
 //! - `start`: how does a process become an executor of one application? [`start::in_process`], [`start::serve`]
 //! - `link`: how does a driver reach it from another process?
-//! - `service`: what may the driver ask, and what does it hear?
+//! - `service`, `outbox`: what may the driver ask, and what does it hear?
+//! - `surroundings`: out of what is an executor made, once its driver has said hello?
 //! - `lifetime`: when does it say that it lives, when does it drain, when does it end itself?
 //! - `slots`, `compute_pool`: how many tasks now, and on which threads?
 //! - `task`: how is an attempt decoded, run, contained, reported? [`BodyRunner`], [`TaskContext`], [`TaskProduct`]
@@ -24,11 +25,13 @@ pub mod lifetime;
 mod link;
 pub mod memory;
 mod metrics;
+mod outbox;
 mod service;
 mod slots;
 pub mod spill;
 pub mod start;
 mod store;
+mod surroundings;
 pub mod task;
 
 pub use blocks::{Blocks, Level};

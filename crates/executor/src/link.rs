@@ -27,7 +27,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::service::{Connection, INCOMING, OUTGOING};
+use crate::outbox::{Connection, INCOMING, OUTGOING};
 
 /// Who has not proven who it is after so long is left.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);

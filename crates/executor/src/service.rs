@@ -1,12 +1,11 @@
-//! What may the driver ask, and what does it hear?
+//! What may the driver ask?
 //!
 //! One actor holds every attempt from its launch until the driver has acknowledged its status. It does not care whether
 //! the driver is in the same process or behind gRPC, and it outlives connections: a driver that comes back hears what is
 //! held, then everything that it has not acknowledged.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,46 +13,34 @@ use bytes::Bytes;
 use futures::FutureExt;
 use model::failure::{LossCause, ObjectRef};
 use model::messages::{
-    ExecutorHeartbeat, FromExecutor, Hello, HelloReply, LaunchTask, Payload, StageBody, TaskOutcome, TaskStatus,
-    TaskSuccess, ToExecutor,
+    ExecutorHeartbeat, FromExecutor, Hello, HelloReply, LaunchTask, Payload, StageBody, TaskOutcome, TaskSuccess,
+    ToExecutor,
 };
-use model::setting::Values;
 use model::shuffle::ReadPlan;
-use model::{AppId, AttemptId, Epoch, ExecutorId, Failure, FailureKind, StageAttempt, StageId, keys};
+use model::{AttemptId, Failure, FailureKind, StageAttempt, StageId, keys};
 use object_store::path::Path;
 use object_store::{ObjectStore, PutPayload};
 use proto::version;
-use shuffle::{Announced, Budget, ShuffleRuntime};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::blocks::{Blocks, Remote};
 use crate::compute_pool::ComputePool;
 use crate::lifetime::{Due, End, Lifetime};
-use crate::memory::{Pool, working_bytes};
 use crate::metrics::{self, Totals};
+use crate::outbox::{Connection, INCOMING, Outbox};
 use crate::slots::Report;
-use crate::spill::SpillDir;
 use crate::store;
-use crate::task::{BodyRunner, Computed, ReadyTask, Stage, Surroundings, TaskProduct};
-
-/// Messages from the driver that may wait here; beyond them the driver waits.
-pub(crate) const INCOMING: usize = 256;
-
-/// Messages to the driver that may wait for it; beyond them statuses gather here and travel together.
-pub(crate) const OUTGOING: usize = 64;
+use crate::surroundings::{Me, Means, set_up};
+use crate::task::{BodyRunner, Computed, ReadyTask, Stage, TaskProduct};
 
 /// Connections that may wait to be greeted.
 pub(crate) const CONNECTIONS: usize = 4;
 
 /// Whoever connects and says nothing is left after so long.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-
-/// Statuses in one message, so that none of a burst waits for all of it.
-const STATUSES_PER_MESSAGE: usize = 4_096;
 
 /// Attempts held at a time, ended ones included until they are acknowledged. A driver has a few per slot.
 const HELD_MAX: usize = 1 << 20;
@@ -63,32 +50,6 @@ const RESULT_INLINE_MAX: usize = 1 << 20;
 
 /// Bodies and inputs that are fetched from the store at a time.
 const FETCHES: usize = 16;
-
-/// One stream with a driver.
-pub(crate) struct Connection {
-    pub(crate) incoming: mpsc::Receiver<ToExecutor>,
-    pub(crate) outgoing: mpsc::Sender<FromExecutor>,
-}
-
-/// Who this executor is.
-#[derive(Debug, Clone)]
-pub(crate) struct Me {
-    pub(crate) app: AppId,
-    pub(crate) epoch: Epoch,
-    pub(crate) executor: ExecutorId,
-    pub(crate) program: String,
-    pub(crate) disk: PathBuf,
-}
-
-/// What this executor has to work with.
-#[derive(Clone)]
-pub(crate) struct Means {
-    pub(crate) slots: u32,
-    pub(crate) memory: u64,
-    pub(crate) store: Arc<dyn ObjectStore>,
-    pub(crate) root: Path,
-    pub(crate) settings: Values,
-}
 
 /// What somebody else than the driver asks of an executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,31 +69,16 @@ pub(crate) struct Service {
     io: Handle,
     connections: mpsc::Receiver<Connection>,
     orders: mpsc::Receiver<Order>,
-    link: Option<Link>,
+    outbox: Outbox,
     /// Made at the first hello. What hindered it is what every task fails with.
     compute: Option<Result<ComputePool, Failure>>,
     stages: HashMap<(StageId, StageAttempt), HeldStage>,
     attempts: HashMap<AttemptId, Attempt>,
-    /// Ended and not acknowledged, in the order of their numbers, without gaps.
-    ended: VecDeque<TaskStatus>,
-    last_number: u64,
     results: u32,
     work: JoinSet<Done>,
     fetches: Arc<Semaphore>,
     life: Lifetime,
     totals: Totals,
-}
-
-/// What was said on the stream to the driver, and what is still to be said.
-struct Link {
-    connection: Connection,
-    announced: Announced,
-    started: Vec<AttemptId>,
-    handed_over: Vec<AttemptId>,
-    /// Statuses up to this number were said on this stream.
-    said: u64,
-    heartbeat_due: bool,
-    drained_due: bool,
 }
 
 struct HeldStage {
@@ -210,12 +156,10 @@ impl Service {
             io,
             connections,
             orders,
-            link: None,
+            outbox: Outbox::default(),
             compute: None,
             stages: HashMap::new(),
             attempts: HashMap::new(),
-            ended: VecDeque::new(),
-            last_number: 0,
             results: 0,
             work: JoinSet::new(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
@@ -227,27 +171,21 @@ impl Service {
     /// Serves until it ends. What still runs then is cancelled; its threads are not waited for.
     pub(crate) async fn run(mut self) -> End {
         let end = loop {
-            if self.life.is_draining() && self.attempts.is_empty() {
-                self.life.idle(Instant::now());
-                if let (true, Some(link)) = (self.ended.is_empty(), &mut self.link) {
-                    link.drained_due = true;
-                    self.speak();
-                    if self.link.as_ref().is_none_or(|link| !link.drained_due) {
-                        break End::Drained;
-                    }
-                }
+            let drained = self.is_drained();
+            if drained {
+                self.outbox.drained();
             }
             self.speak();
+            if drained && !self.outbox.wants_to_speak() {
+                break End::Drained;
+            }
             let event = self.next_event().await;
             if let Some(end) = self.handle(event) {
                 break end;
             }
             // In the driver's process nobody can dial again: a driver that is gone, or was refused, stays so.
-            if self.link.is_none()
-                && self.connections.is_closed()
-                && self.connections.is_empty()
-                && self.work.is_empty()
-            {
+            let forsaken = self.connections.is_closed() && self.connections.is_empty();
+            if forsaken && !self.outbox.is_attached() && self.work.is_empty() {
                 break End::Closed;
             }
         };
@@ -256,15 +194,26 @@ impl Service {
         end
     }
 
+    /// Whether it was told to drain and all is done and heard.
+    fn is_drained(&mut self) -> bool {
+        if !self.life.is_draining() || !self.attempts.is_empty() {
+            return false;
+        }
+        self.life.idle(Instant::now());
+        self.outbox.is_attached() && self.outbox.unheard().len() == 0
+    }
+
+    fn speak(&mut self) {
+        let attempts = &self.attempts;
+        self.outbox.speak(|attempt| attempts.contains_key(&attempt));
+    }
+
     async fn next_event(&mut self) -> Event {
         let deadline = self.life.next_deadline();
-        let wants_to_speak = self.wants_to_speak();
+        let wants_to_speak = self.outbox.wants_to_speak();
         let slots =
             self.compute.as_ref().and_then(|compute| compute.as_ref().ok()).map(|compute| compute.slots().clone());
-        let (incoming, outgoing) = match &mut self.link {
-            Some(link) => (Some(&mut link.connection.incoming), Some(&link.connection.outgoing)),
-            None => (None, None),
-        };
+        let (incoming, outgoing) = self.outbox.ends().unzip();
         tokio::select! {
             biased;
             Some(order) = self.orders.recv() => Event::Ordered(order),
@@ -294,7 +243,7 @@ impl Service {
                     return Some(End::Closed);
                 }
                 tracing::info!("the driver's stream has ended");
-                self.link = None;
+                self.outbox.detach();
             }
             Event::Heard(Some(message)) => self.hear_all(message),
             Event::News => self.take_reports(),
@@ -313,10 +262,11 @@ impl Service {
                 return Some(End::NoDriver);
             }
             Due::DrainOver => {
-                tracing::warn!(unheard = self.ended.len(), "drained, but nobody acknowledges the last statuses");
-                if let Some(link) = &mut self.link {
-                    link.drained_due = true;
-                }
+                tracing::warn!(
+                    unheard = self.outbox.unheard().len(),
+                    "drained, but the last statuses are not acknowledged"
+                );
+                self.outbox.drained();
                 self.speak();
                 return Some(End::Drained);
             }
@@ -327,11 +277,7 @@ impl Service {
                     self.end(attempt, Err(given_back("stopped: the grace of the executor's drain is over")));
                 }
             }
-            Due::Heartbeat => {
-                if let Some(link) = &mut self.link {
-                    link.heartbeat_due = true;
-                }
-            }
+            Due::Heartbeat => self.outbox.heartbeat(self.heartbeat()),
         }
         None
     }
@@ -343,7 +289,7 @@ impl Service {
         self.life.heard(Instant::now());
         self.hear(first);
         for _ in 0..INCOMING {
-            let Some(Ok(message)) = self.link.as_mut().map(|link| link.connection.incoming.try_recv()) else { break };
+            let Some(Ok(message)) = self.outbox.ends().map(|(incoming, _)| incoming.try_recv()) else { break };
             self.hear(message);
         }
     }
@@ -360,11 +306,7 @@ impl Service {
                     compute.around().shuffle.no_more_maps(shuffle, generation);
                 }
             }
-            ToExecutor::Acknowledge(number) => {
-                while self.ended.front().is_some_and(|status| status.number <= number) {
-                    self.ended.pop_front();
-                }
-            }
+            ToExecutor::Acknowledge(number) => self.outbox.acknowledge(number),
             ToExecutor::Unpersist(rdd) => {
                 if let Some(Ok(compute)) = &self.compute {
                     // On a compute thread: files may have to be removed.
@@ -403,7 +345,7 @@ impl Service {
             epoch: self.me.epoch,
             executor: self.me.executor,
             program: self.me.program.clone(),
-            holding: self.attempts.keys().copied().chain(self.ended.iter().map(|status| status.attempt)).collect(),
+            holding: self.attempts.keys().copied().chain(self.outbox.unheard()).collect(),
         };
         let compared = version::compare(&hello, &reply);
         // The first message of an empty channel: there is room unless the other end has gone.
@@ -416,7 +358,8 @@ impl Service {
         }
         self.life.heard(Instant::now());
         if self.compute.is_none() {
-            let compute = self.set_up(&hello);
+            let means = self.means.take().map_or_else(|| Means::of(&hello), Ok);
+            let compute = means.and_then(|means| set_up(&self.me, means, self.runner.clone(), self.io.clone()));
             if let Err(failure) = &compute {
                 tracing::error!(%failure, "set up: every task will fail with this");
             }
@@ -426,51 +369,8 @@ impl Service {
         let handed_over: Vec<_> = begun(State::Storing { handed_over: true }).collect();
         let mut started: Vec<_> = begun(State::Running).chain(begun(State::Storing { handed_over: false })).collect();
         started.extend(&handed_over);
-        self.link = Some(Link {
-            connection,
-            announced: Announced::default(),
-            started,
-            handed_over,
-            said: self.ended.front().map_or(self.last_number, |status| status.number - 1),
-            heartbeat_due: true,
-            drained_due: false,
-        });
-    }
-
-    /// Makes what the first hello decides: memory, threads, the store.
-    fn set_up(&self, hello: &Hello) -> Result<ComputePool, Failure> {
-        let means = match &self.means {
-            Some(means) => means.clone(),
-            None => {
-                let (store, root) = shuffle::store::open(&hello.store).map_err(shuffle::Error::into_failure)?;
-                let settings = hello.settings.clone();
-                Means { slots: hello.slots, memory: hello.memory, store, root, settings }
-            }
-        };
-        let wrong = |error| Failure::from_error(FailureKind::Query, &error);
-        let budget = Budget::from_settings(means.memory, means.slots, &means.settings).map_err(wrong)?;
-        let Me { app, epoch, executor, .. } = self.me;
-        let pool = Pool::new(working_bytes(means.memory), means.slots);
-        let spill = SpillDir::new(self.me.disk.clone());
-        let remote = Remote { app, epoch, store: means.store.clone(), root: means.root.clone(), io: self.io.clone() };
-        let around = Surroundings {
-            app,
-            epoch,
-            executor,
-            shuffle: ShuffleRuntime::new(means.store.clone(), means.root.clone(), executor, budget, self.io.clone()),
-            store: means.store,
-            root: means.root,
-            io: self.io.clone(),
-            blocks: Blocks::new(pool.clone(), spill.clone(), remote),
-            pool,
-            spill: spill.clone(),
-            settings: Arc::new(means.settings),
-            runner: self.runner.clone(),
-        };
-        let compute = ComputePool::start(means.slots.max(1), around)
-            .map_err(|error| Failure::from_error(FailureKind::Internal, &error))?;
-        compute.do_there(move || spill.sweep());
-        Ok(compute)
+        self.outbox.attach(connection, started, handed_over);
+        self.outbox.heartbeat(self.heartbeat());
     }
 
     fn hold_stage(&mut self, body: StageBody) {
@@ -515,7 +415,7 @@ impl Service {
             if self.attempts.contains_key(&attempt) {
                 continue; // Nothing runs twice.
             }
-            let full = self.attempts.len() + self.ended.len() >= HELD_MAX;
+            let full = self.attempts.len() + self.outbox.unheard().len() >= HELD_MAX;
             let state = State::Waiting;
             let cancel = CancellationToken::new();
             self.attempts.insert(attempt, Attempt { cancel: cancel.clone(), state });
@@ -642,9 +542,7 @@ impl Service {
                 Report::Began(attempt) => {
                     if let Some(held) = self.attempts.get_mut(&attempt) {
                         held.state = State::Running;
-                        if let Some(link) = &mut self.link {
-                            link.started.push(attempt);
-                        }
+                        self.outbox.started(attempt);
                     }
                 }
                 Report::Ended(computed) => self.computed(computed),
@@ -682,8 +580,8 @@ impl Service {
             return self.done(done);
         }
         held.state = State::Storing { handed_over };
-        if let (true, Some(link)) = (handed_over, &mut self.link) {
-            link.handed_over.push(attempt);
+        if handed_over {
+            self.outbox.handed_over(attempt);
         }
         self.work.spawn_on(settling, &self.io);
     }
@@ -748,81 +646,7 @@ impl Service {
             }
         };
         self.totals.count(&outcome);
-        self.last_number += 1;
-        self.ended.push_back(TaskStatus { number: self.last_number, attempt, outcome });
-    }
-
-    // --- What is said ---
-
-    fn wants_to_speak(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| {
-            link.said < self.last_number
-                || link.heartbeat_due
-                || link.drained_due
-                || !link.started.is_empty()
-                || !link.handed_over.is_empty()
-        })
-    }
-
-    /// Says what is to be said, as long as there is room.
-    fn speak(&mut self) {
-        while self.wants_to_speak() {
-            let Some(link) = &self.link else { return };
-            let outgoing = link.connection.outgoing.clone();
-            match outgoing.try_reserve() {
-                Ok(room) => {
-                    if let Some(message) = self.next_message() {
-                        room.send(message);
-                    }
-                }
-                Err(mpsc::error::TrySendError::Full(())) => return,
-                Err(mpsc::error::TrySendError::Closed(())) => return self.lose_link(),
-            }
-        }
-    }
-
-    /// Nobody listens any more. What was said may be lost and is said again on the next stream.
-    fn lose_link(&mut self) {
-        // In the driver's process the other channel closes too, and that ends the executor.
-        if let Some(link) = &mut self.link {
-            if self.connections.is_closed() {
-                link.said = self.last_number;
-                link.started.clear();
-                link.handed_over.clear();
-                link.heartbeat_due = false;
-                link.drained_due = false;
-            } else {
-                self.link = None;
-            }
-        }
-    }
-
-    fn next_message(&mut self) -> Option<FromExecutor> {
-        let heartbeat = self.link.as_ref().is_some_and(|link| link.heartbeat_due).then(|| self.heartbeat());
-        let link = self.link.as_mut()?;
-        // Who has ended already need not be said to have begun.
-        let attempts = &self.attempts;
-        link.started.retain(|attempt| attempts.contains_key(attempt));
-        link.handed_over.retain(|attempt| attempts.contains_key(attempt));
-        if !link.started.is_empty() {
-            return Some(FromExecutor::Started(std::mem::take(&mut link.started)));
-        }
-        if !link.handed_over.is_empty() {
-            return Some(FromExecutor::HandedOver(std::mem::take(&mut link.handed_over)));
-        }
-        if link.said < self.last_number {
-            let first = self.ended.front().map_or(self.last_number, |status| status.number);
-            let skip = usize::try_from((link.said + 1).saturating_sub(first)).unwrap_or(usize::MAX);
-            let statuses: Vec<_> = self.ended.iter().skip(skip).take(STATUSES_PER_MESSAGE).cloned().collect();
-            link.said = statuses.last().map_or(self.last_number, |status| status.number);
-            let statuses: Vec<_> = statuses.into_iter().map(|status| announce(&mut link.announced, status)).collect();
-            return (!statuses.is_empty()).then_some(FromExecutor::Status(statuses));
-        }
-        if let Some(heartbeat) = heartbeat {
-            link.heartbeat_due = false;
-            return Some(FromExecutor::Heartbeat(heartbeat));
-        }
-        std::mem::take(&mut link.drained_due).then_some(FromExecutor::Drained)
+        self.outbox.ended(attempt, outcome);
     }
 
     fn heartbeat(&self) -> ExecutorHeartbeat {
@@ -889,14 +713,6 @@ async fn settle(
     };
     metrics::complete(&mut success, took);
     Ok(success)
-}
-
-/// A status as it is said on a stream: objects that the stream has named already are not named again.
-fn announce(announced: &mut Announced, mut status: TaskStatus) -> TaskStatus {
-    if let TaskOutcome::Succeeded(success) = &mut status.outcome {
-        success.map_output = success.map_output.take().map(|output| announced.strip(output));
-    }
-    status
 }
 
 /// I/O of an attempt; a panic in it fails that attempt, not the executor.

@@ -27,7 +27,9 @@ use tokio_util::sync::{CancellationToken, PollSender};
 use crate::config::{self, ExecutorConfig};
 use crate::lifetime::{CANNOT_START, DRIVER_LOST_AFTER, End};
 use crate::link;
-use crate::service::{CONNECTIONS, Connection, INCOMING, Me, Means, OUTGOING, Order, Service};
+use crate::outbox::{Connection, INCOMING, OUTGOING};
+use crate::service::{CONNECTIONS, Order, Service};
+use crate::surroundings::{Me, Means};
 use crate::task::BodyRunner;
 
 /// Threads that do I/O in a process of its own: two, so that one long poll never delays a heartbeat.

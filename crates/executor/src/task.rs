@@ -21,8 +21,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocks::Blocks;
-use crate::memory::{Pool, WorkingPool};
+use crate::memory::WorkingPool;
 use crate::spill::SpillDir;
+use crate::surroundings::Surroundings;
 
 /// Makes stage bodies runnable.
 ///
@@ -113,23 +114,6 @@ pub struct TaskProduct {
     pub warnings: Vec<String>,
     /// Counters. The executor fills in what it knows itself: time, shuffle rows and bytes, bytes of the result.
     pub metrics: TaskMetrics,
-}
-
-/// What all attempts on an executor share.
-#[derive(Clone)]
-pub(crate) struct Surroundings {
-    pub(crate) app: AppId,
-    pub(crate) epoch: Epoch,
-    pub(crate) executor: ExecutorId,
-    pub(crate) shuffle: ShuffleRuntime,
-    pub(crate) store: Arc<dyn ObjectStore>,
-    pub(crate) root: Path,
-    pub(crate) io: Handle,
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) blocks: Blocks,
-    pub(crate) spill: SpillDir,
-    pub(crate) settings: Arc<Values>,
-    pub(crate) runner: Arc<dyn BodyRunner>,
 }
 
 /// A stage attempt as its tasks see it.

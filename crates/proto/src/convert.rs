@@ -38,6 +38,9 @@ use wire::to_executor::Message as To;
 /// The largest message that either end accepts: a stage body, or tasks and statuses with shuffle plans or indexes.
 pub const MESSAGE_MAX: usize = 64 << 20;
 
+/// The largest status: what else is in its message takes a few bytes.
+const STATUS_MAX: usize = MESSAGE_MAX - 64;
+
 /// The largest message without such content.
 pub const CONTROL_MAX: usize = 4 << 20;
 
@@ -121,7 +124,8 @@ pub fn pieces_to(message: ToExecutor) -> Result<Vec<wire::ToExecutor>, Error> {
     Ok(pieces)
 }
 
-/// A message from an executor as gRPC carries it: several if it is long.
+/// A message from an executor as gRPC carries it: several if it is long. A status that cannot be carried becomes that of
+/// a failed attempt: it would be sent again on every stream, and refused on every one.
 ///
 /// # Errors
 /// [`Error::TooLarge`]: it cannot be cut, and the other end would refuse it.
@@ -129,7 +133,7 @@ pub fn pieces_from(message: FromExecutor) -> Result<Vec<wire::FromExecutor>, Err
     let wire = |message| wire::FromExecutor { message: Some(message) };
     let pieces: Vec<wire::FromExecutor> = match message {
         FromExecutor::Status(statuses) => {
-            cut(statuses.into_iter().map(Into::into), |statuses| wire(From_::Status(wire::TaskStatuses { statuses })))
+            cut(statuses.into_iter().map(fitting), |statuses| wire(From_::Status(wire::TaskStatuses { statuses })))
         }
         FromExecutor::Started(attempts) => {
             cut(attempts.into_iter().map(Into::into), |attempts| wire(From_::Started(wire::Attempts { attempts })))
@@ -141,6 +145,19 @@ pub fn pieces_from(message: FromExecutor) -> Result<Vec<wire::FromExecutor>, Err
     };
     pieces.iter().try_for_each(check_from)?;
     Ok(pieces)
+}
+
+/// A status, or the news that it is too large.
+fn fitting(status: TaskStatus) -> wire::TaskStatus {
+    let (number, attempt) = (status.number, status.attempt);
+    let wire = wire::TaskStatus::from(status);
+    let bytes = wire.encoded_len();
+    if bytes <= STATUS_MAX {
+        return wire;
+    }
+    let error = Error::TooLarge { message: "the status of a task", bytes, limit: STATUS_MAX };
+    let failure = Failure { attempt: Some(attempt), ..Failure::from_error(FailureKind::Limit, &error) };
+    TaskStatus { number, attempt, outcome: TaskOutcome::Failed(Box::new(failure)) }.into()
 }
 
 /// Groups items into messages of at most [`PIECE`] bytes and [`PIECE_ITEMS`] items; a larger item goes alone.

@@ -470,7 +470,8 @@ mod tests {
     #[test]
     fn a_damaged_identity_says_which_part() {
         let (executor, _) = identities(APP);
-        let parts: [(fn(&mut Identity), &str); 3] = [
+        type Damage = fn(&mut Identity);
+        let parts: [(Damage, &str); 3] = [
             (|i| i.cert_pem.clear(), "read the certificate of an identity"),
             (|i| i.key_pem = "x".into(), "read the key of an identity"),
             (|i| i.ca_pem.truncate(40), "read the authority of an identity"),

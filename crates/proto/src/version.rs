@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn each_difference_is_refused_and_names_both_values() {
         assert_eq!(compare(&hello(), &reply()), Ok(()));
-        let cases: [(fn(&mut HelloReply), &str); 5] = [
+        type Change = fn(&mut HelloReply);
+        let cases: [(Change, &str); 5] = [
             (|r| r.protocol = 9, "the driver speaks protocol 1, the executor 9: both must be one release of Vonk"),
             (
                 |r| r.app = AppId(2),

@@ -288,7 +288,7 @@ impl Driver {
     }
 
     /// Hears until the executor has ended.
-    pub(crate) async fn to_the_end(&mut self) {
+    pub(crate) async fn hear_all(&mut self) {
         while self.hear().await.is_some() {}
     }
 }

@@ -161,7 +161,7 @@ async fn tasks_run_behind_tls_and_a_drained_executor_ends_in_order() {
     assert!(matches!(driver.success(attempt(2, 0)).await.result, Some(Payload::Stored { .. })));
     assert!(driver.failure(attempt(3, 0)).await.to_string().contains("row 17 is bad"));
     driver.say(ToExecutor::Drain { grace: SOON }).await;
-    driver.to_the_end().await;
+    driver.hear_all().await;
     assert!(driver.drained);
     assert_eq!(remote.end().await, End::Drained);
 }
@@ -205,7 +205,7 @@ async fn a_driver_of_another_epoch_is_refused_and_the_one_in_use_goes_on() {
     let mut old = remote.dial().await;
     let reply = old.hello(Hello { epoch: Epoch(2), ..remote.hello() }).await.unwrap();
     assert_eq!(reply.epoch, Epoch(1));
-    old.to_the_end().await;
+    old.hear_all().await;
     driver.say(ToExecutor::Launch(vec![task(1, 0)])).await;
     driver.success(attempt(1, 0)).await;
 }
@@ -261,7 +261,7 @@ async fn an_executor_whose_driver_has_gone_or_fallen_silent_ends_itself() {
     let mut silent = remote(|birth| birth.lost_after_ms = 500).await;
     let mut driver = silent.greeted().await;
     let begun = Instant::now();
-    driver.to_the_end().await;
+    driver.hear_all().await;
     assert!(begun.elapsed().as_millis() >= 450, "{:?}", begun.elapsed());
     assert_eq!(silent.end().await, End::NoDriver);
 }

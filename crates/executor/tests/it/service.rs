@@ -181,7 +181,7 @@ async fn nothing_runs_twice() {
     rig.words.doors.open([0]);
     rig.driver.success(attempt(1, 0)).await;
     rig.driver.say(ToExecutor::Drain { grace: SOON }).await;
-    rig.driver.to_the_end().await;
+    rig.driver.hear_all().await;
     assert_eq!((rig.driver.last_number, rig.driver.drained), (1, true));
 }
 
@@ -199,7 +199,7 @@ async fn a_drain_gives_back_what_has_not_begun_and_finishes_the_rest() {
     }
     assert!(!rig.driver.drained);
     rig.words.doors.open([0]);
-    rig.driver.to_the_end().await;
+    rig.driver.hear_all().await;
     assert!(rig.driver.drained && matches!(rig.driver.ended[&attempt(1, 0)], TaskOutcome::Succeeded(_)));
 }
 
@@ -210,7 +210,7 @@ async fn a_drain_whose_grace_is_over_gives_back_what_runs() {
     rig.driver.say(ToExecutor::Launch(vec![task(1, 0)])).await;
     rig.driver.until(|driver| !driver.started.is_empty()).await;
     rig.driver.say(ToExecutor::Drain { grace: Duration::from_millis(10) }).await;
-    rig.driver.to_the_end().await;
+    rig.driver.hear_all().await;
     let TaskOutcome::Failed(failure) = &rig.driver.ended[&attempt(1, 0)] else { panic!("succeeded") };
     assert_eq!(failure.kind, FailureKind::Lost(LossCause::Released));
     assert!(rig.driver.drained);
@@ -224,7 +224,7 @@ async fn drained_is_said_when_nobody_acknowledges_but_not_at_once() {
     rig.driver.failure(attempt(9, 0)).await;
     let begun = tokio::time::Instant::now();
     rig.driver.say(ToExecutor::Drain { grace: SOON }).await;
-    rig.driver.to_the_end().await;
+    rig.driver.hear_all().await;
     assert!(rig.driver.drained);
     assert_eq!(begun.elapsed().as_secs(), 5);
 }
@@ -262,7 +262,7 @@ async fn another_program_or_number_is_refused_and_both_are_known() {
         let reply = driver.hello(other.clone()).await.unwrap();
         assert!(proto::version::compare(&other, &reply).is_err());
         assert_eq!(reply.program, "abc");
-        driver.to_the_end().await;
+        driver.hear_all().await;
     }
 }
 

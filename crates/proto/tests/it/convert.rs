@@ -1,8 +1,8 @@
 //! Is there and back the same, and is what no version of ours says refused?
 
 use bytes::Bytes;
-use model::messages::{FromExecutor, LaunchTask, Payload, StageBody, ToExecutor};
-use model::{AttemptId, JobId, PartitionId, StageAttempt, StageId};
+use model::messages::{FromExecutor, LaunchTask, Payload, StageBody, TaskOutcome, TaskStatus, TaskSuccess, ToExecutor};
+use model::{AttemptId, FailureKind, JobId, PartitionId, StageAttempt, StageId};
 use proptest::prelude::*;
 use prost::Message;
 use proto::convert::{CONTROL_MAX, Error, MESSAGE_MAX, pieces_from, pieces_to};
@@ -22,7 +22,7 @@ fn there_and_back_from(message: FromExecutor) -> FromExecutor {
 
 fn check(seed: u64) {
     let mut dice = Dice(seed);
-    let (to, from) = (dice.to_executor(), dice.from_executor());
+    let (to, from) = (dice.drivers_word(), dice.executors_word());
     assert_eq!(there_and_back_to(to.clone()), to, "seed {seed}");
     assert_eq!(there_and_back_from(from.clone()), from, "seed {seed}");
 }
@@ -51,7 +51,7 @@ proptest! {
     #[test]
     fn a_damaged_message_is_refused_or_read_but_nothing_worse(seed in any::<u64>(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut dice = Dice(seed);
-        let mut bytes = wire::FromExecutor::from(dice.from_executor()).encode_to_vec();
+        let mut bytes = wire::FromExecutor::from(dice.executors_word()).encode_to_vec();
         if !bytes.is_empty() {
             let at = at.index(bytes.len());
             bytes[at] = to;
@@ -190,4 +190,22 @@ fn long_messages_are_cut_and_short_ones_are_not() {
     assert!(long.iter().all(|piece| piece.encoded_len() <= 1 << 20));
     assert_eq!(pieces((0..40_000).map(|p| task(p, 0)).collect()).len(), 3);
     assert_eq!(pieces(vec![task(0, 10 << 20), task(1, 0)]).len(), 2, "a large one goes alone");
+}
+
+#[test]
+fn a_status_that_cannot_be_carried_becomes_a_failure_and_those_around_it_stay() {
+    let status = |number: u64, bytes: usize| {
+        let success = TaskSuccess { result: Some(Payload::Inline(vec![0; bytes].into())), ..TaskSuccess::default() };
+        TaskStatus { number, attempt: attempt(number as u32), outcome: TaskOutcome::Succeeded(Box::new(success)) }
+    };
+    let statuses = vec![status(1, 10), status(2, MESSAGE_MAX), status(3, 10)];
+    let mut heard = Vec::new();
+    for piece in pieces_from(FromExecutor::Status(statuses.clone())).unwrap() {
+        let FromExecutor::Status(statuses) = piece.try_into().unwrap() else { panic!("another message") };
+        heard.extend(statuses);
+    }
+    assert_eq!((&heard[0], &heard[2]), (&statuses[0], &statuses[2]));
+    let TaskOutcome::Failed(failure) = &heard[1].outcome else { panic!("it was carried") };
+    assert_eq!((heard[1].number, heard[1].attempt, &failure.kind), (2, attempt(2), &FailureKind::Limit));
+    assert!(failure.message.starts_with("the status of a task has 67"), "{failure}");
 }

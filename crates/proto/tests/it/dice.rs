@@ -266,7 +266,7 @@ impl Dice {
         }
     }
 
-    pub(crate) fn to_executor(&mut self) -> ToExecutor {
+    pub(crate) fn drivers_word(&mut self) -> ToExecutor {
         match self.below(11) {
             0 => ToExecutor::Hello(Box::new(Hello {
                 protocol: self.u32(),
@@ -300,7 +300,7 @@ impl Dice {
         }
     }
 
-    pub(crate) fn from_executor(&mut self) -> FromExecutor {
+    pub(crate) fn executors_word(&mut self) -> FromExecutor {
         match self.below(6) {
             0 => FromExecutor::Hello(Box::new(HelloReply {
                 protocol: self.u32(),
