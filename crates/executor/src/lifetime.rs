@@ -17,6 +17,9 @@ pub const CANNOT_START: i32 = 81;
 /// keep its executors.
 pub const DRIVER_LOST_AFTER: Duration = Duration::from_secs(60);
 
+/// The exit code of an executor that its system told to end: that of a process which SIGTERM has ended.
+pub const TERMINATED: i32 = 143;
+
 /// How often an executor says that it lives. After five of them in silence the driver gives it up.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 
@@ -26,8 +29,10 @@ const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
 /// Why an executor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It was told to drain, and has.
+    /// Its driver told it to drain, and it has.
     Drained,
+    /// Its system told it to end, and it has drained.
+    Terminated,
     /// It has not heard its driver for too long.
     NoDriver,
     /// The driver has closed the channels of an executor in its own process.
@@ -43,6 +48,7 @@ impl End {
         match self {
             Self::Drained | Self::Closed => 0,
             Self::NoDriver | Self::ParentGone => NO_DRIVER,
+            Self::Terminated => TERMINATED,
         }
     }
 }
@@ -188,5 +194,6 @@ mod tests {
     fn exit_codes_tell_a_missing_driver_from_an_orderly_end() {
         assert_eq!([End::Drained, End::Closed].map(End::exit_code), [0, 0]);
         assert_eq!([End::NoDriver, End::ParentGone].map(End::exit_code), [80, 80]);
+        assert_eq!(End::Terminated.exit_code(), 143);
     }
 }

@@ -78,6 +78,8 @@ pub(crate) struct Service {
     work: JoinSet<Done>,
     fetches: Arc<Semaphore>,
     life: Lifetime,
+    /// As what it ends once it has drained.
+    drained: End,
     totals: Totals,
 }
 
@@ -164,6 +166,7 @@ impl Service {
             work: JoinSet::new(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             life: Lifetime::new(Instant::now(), lost_after),
+            drained: End::Terminated,
             totals: Totals::default(),
         }
     }
@@ -177,7 +180,7 @@ impl Service {
             }
             self.speak();
             if drained && !self.outbox.wants_to_speak() {
-                break End::Drained;
+                break self.drained;
             }
             let event = self.next_event().await;
             if let Some(end) = self.handle(event) {
@@ -200,7 +203,7 @@ impl Service {
             return false;
         }
         self.life.idle(Instant::now());
-        self.outbox.is_attached() && self.outbox.unheard().len() == 0
+        self.outbox.unheard().len() == 0
     }
 
     fn speak(&mut self) {
@@ -268,7 +271,7 @@ impl Service {
                 );
                 self.outbox.drained();
                 self.speak();
-                return Some(End::Drained);
+                return Some(self.drained);
             }
             Due::GraceOver => {
                 let left: Vec<_> = self.attempts.keys().copied().collect();
@@ -316,7 +319,10 @@ impl Service {
             }
             ToExecutor::ForgetBroadcast(broadcast) => self.runner.forget_broadcast(broadcast),
             ToExecutor::Heartbeat => {}
-            ToExecutor::Drain { grace } => self.drain(grace),
+            ToExecutor::Drain { grace } => {
+                self.drained = End::Drained;
+                self.drain(grace);
+            }
         }
     }
 
@@ -731,4 +737,39 @@ fn given_back(why: &str) -> Failure {
 
 async fn never<T>() -> T {
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use model::graph::BodyKind;
+    use model::{AppId, Epoch, ExecutorId};
+
+    use super::*;
+    use crate::task::PreparedStage;
+
+    struct Nothing;
+
+    impl BodyRunner for Nothing {
+        fn prepare(&self, _: BodyKind, _: &str, _: Bytes) -> Result<Arc<dyn PreparedStage>, Failure> {
+            Err(Failure::new(FailureKind::Query, "no body"))
+        }
+    }
+
+    async fn end_of(order: Order) -> (End, Duration) {
+        let (_connect, connections) = mpsc::channel(CONNECTIONS);
+        let (orders, ordered) = mpsc::channel(1);
+        let disk = std::env::temp_dir();
+        let me = Me { app: AppId(7), epoch: Epoch(1), executor: ExecutorId(3), program: "abc".into(), disk };
+        let minute = Some(Duration::from_secs(60));
+        let service = Service::new(me, None, Arc::new(Nothing), Handle::current(), connections, ordered, minute);
+        let begun = Instant::now();
+        orders.send(order).await.unwrap();
+        (service.run().await, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_executor_that_is_told_to_end_does_so_at_once() {
+        assert_eq!(end_of(Order::ParentGone).await, (End::ParentGone, Duration::ZERO));
+        assert_eq!(end_of(Order::Drain(Duration::from_secs(25))).await, (End::Terminated, Duration::ZERO));
+    }
 }
