@@ -187,6 +187,8 @@ impl RddContext {
                         break;
                     }
                 }
+                // What the job holds is gone before its end is seen: a shuffle dropped next is released at once.
+                drop(stream);
             }
         });
         // Dropped with this call, however it ends: the stream goes with it, and with that the job.

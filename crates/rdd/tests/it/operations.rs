@@ -261,7 +261,10 @@ fn rows_go_through_a_program() {
     let (ctx, _) = context();
     let rdd = ctx.range_into(0..100u32, 3);
     let lines: Vec<Str> = rdd.pipe(["grep", "-x", ".."]).collect().unwrap();
-    assert_eq!(lines, (10..100).map(|n| n.to_string()).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(
+        lines,
+        (10..100).map(|n| n.to_string()).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>()
+    );
     let error = format!("{:?}", rdd.pipe(["sh", "-c", "echo no luck >&2; exit 3"]).collect().unwrap_err());
     assert!(error.contains("no luck"), "{error}");
     let early = rdd.pipe(["head", "-n", "1"]).collect().unwrap();
@@ -285,8 +288,10 @@ fn files_are_read_as_lines_texts_and_bytes() {
     let words = lines.flat_map(|line| line.split_whitespace()).map(|word| (word, 1u64)).reduce_by_key(|a, b| a + b);
     assert_eq!(words.collect_as_map().unwrap().len(), 4);
     let texts = ctx.whole_text_files(&path("*.txt")).unwrap().collect().unwrap();
-    assert_eq!(texts.iter().map(|(name, text)| (name.rsplit('/').next().unwrap(), text.as_str())).collect::<Vec<_>>(),
-        [("a.txt", "one two\nthree\r\n"), ("b.txt", "f\u{fffd}ur")]);
+    assert_eq!(
+        texts.iter().map(|(name, text)| (name.rsplit('/').next().unwrap(), text.as_str())).collect::<Vec<_>>(),
+        [("a.txt", "one two\nthree\r\n"), ("b.txt", "f\u{fffd}ur")]
+    );
     let bytes = ctx.binary_files(&path("b.txt")).unwrap().values().collect().unwrap();
     assert_eq!(bytes[0], &b"f\xffur"[..]);
     fs::remove_file(path("b.txt")).unwrap();
@@ -316,7 +321,11 @@ fn rows_are_saved_as_staged_files() {
     runner.fail_first.store(1, Ordering::SeqCst);
     let rdd = ctx.range_into(0..1_000u32, 3);
     let report = rdd.save_as_text_file(out.to_str().unwrap()).unwrap();
-    assert_eq!((report.files, report.rows), (3 + 1, 1_000 + 333), "an attempt that was thrown away staged a file of its own");
+    assert_eq!(
+        (report.files, report.rows),
+        (3 + 1, 1_000 + 333),
+        "an attempt that was thrown away staged a file of its own"
+    );
     let texts = |compression: &str| -> BTreeMap<String, Vec<u8>> {
         let mut texts = BTreeMap::new();
         let mut folders = vec![out.clone()];

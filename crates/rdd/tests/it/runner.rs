@@ -294,9 +294,11 @@ impl JobRunner for Shared {
             // A thread of its own: tasks block, which a thread of the runtime may not.
             std::thread::spawn(move || {
                 let mut send = |item| sender.send(Ok(item)).is_ok();
-                if let Err(failure) = runner.run_job(&job, &mut send) {
+                let (ran, name) = (runner.run_job(&job, &mut send), job.name.clone());
+                drop(job);
+                if let Err(failure) = ran {
                     let failure = Box::new(failure);
-                    let _ = sender.send(Err(JobError::Failed { name: job.name, failure, earlier: Vec::new() }));
+                    let _ = sender.send(Err(JobError::Failed { name, failure, earlier: Vec::new() }));
                 }
             });
             stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
