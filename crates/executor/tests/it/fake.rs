@@ -13,8 +13,10 @@ use futures::{SinkExt, StreamExt};
 use model::failure::FailureKind;
 use model::graph::BodyKind;
 use model::messages::*;
+use model::shuffle::{Codec, RowKind, ShuffleSpec};
 use model::{
-    AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Failure, JobId, PartitionId, RddId, StageAttempt, StageId,
+    AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Failure, Generation, JobId, PartitionId, RddId, ShuffleId,
+    StageAttempt, StageId,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -115,6 +117,15 @@ impl PreparedStage for Word {
                     false => Err(Failure::new(FailureKind::TaskMemory, "hold rows")),
                 }
             }
+            "write" => {
+                let spec = task.writes.as_ref().expect("a stage that writes");
+                let mut member = task.shuffle.member(spec, task.attempt, task.stage_has_pending);
+                (0..100u32)
+                    .try_for_each(|row| member.write_record(row % spec.partitions, &task.input))
+                    .and_then(|()| member.finish())
+                    .map(|written| TaskProduct { written: Some(written), ..TaskProduct::default() })
+                    .map_err(shuffle::Error::into_failure)
+            }
             "empty" => Ok(TaskProduct::default()),
             other => panic!("no body is called {other}"),
         }
@@ -126,6 +137,7 @@ pub(crate) struct Driver {
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: Incoming,
     pub(crate) started: Vec<AttemptId>,
+    pub(crate) handed_over: Vec<AttemptId>,
     pub(crate) heartbeats: Vec<ExecutorHeartbeat>,
     /// What has ended, by attempt; each once.
     pub(crate) ended: HashMap<AttemptId, TaskOutcome>,
@@ -208,6 +220,23 @@ pub(crate) fn stored_body(stage: u32, body: Payload) -> ToExecutor {
     }))
 }
 
+/// A stage whose tasks write 100 records each; the shuffle has the number of the stage.
+pub(crate) fn writing_body(stage: u32, maps: u32, inline_max: u32) -> ToExecutor {
+    let ToExecutor::Body(mut body) = body(stage, "write") else { unreachable!("made above") };
+    body.writes = Some(ShuffleSpec {
+        app: APP,
+        epoch: Epoch(1),
+        shuffle: ShuffleId(stage),
+        generation: Generation(0),
+        maps,
+        partitions: 4,
+        kind: RowKind::Records { type_name: "text".into() },
+        codec: Codec::None,
+        inline_max,
+    });
+    ToExecutor::Body(body)
+}
+
 pub(crate) fn task(stage: u32, partition: u32) -> LaunchTask {
     let input = Payload::Inline(format!("rows {partition}").into_bytes().into());
     LaunchTask { attempt: attempt(stage, partition), input, reads: Vec::new(), stage_has_pending: false }
@@ -219,6 +248,7 @@ impl Driver {
             outgoing,
             incoming,
             started: Vec::new(),
+            handed_over: Vec::new(),
             heartbeats: Vec::new(),
             ended: HashMap::new(),
             last_number: 0,
@@ -245,7 +275,7 @@ impl Driver {
         match timeout(SOON, self.incoming.next()).await.expect("a word of the executor")? {
             FromExecutor::Hello(reply) => panic!("a second hello: {reply:?}"),
             FromExecutor::Started(attempts) => self.started.extend(attempts),
-            FromExecutor::HandedOver(attempts) => panic!("nothing is written here: {attempts:?}"),
+            FromExecutor::HandedOver(attempts) => self.handed_over.extend(attempts),
             FromExecutor::Status(statuses) => {
                 for status in statuses {
                     assert_eq!(status.number, self.last_number + 1, "numbers have no gap");

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use model::failure::{FailureKind, LossCause};
 use model::messages::*;
-use model::{BroadcastId, ExecutorId, RddId, StageAttempt, StageId};
+use model::shuffle::MapRows;
+use model::{BroadcastId, ExecutorId, Generation, RddId, ShuffleId, StageAttempt, StageId};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 
@@ -321,4 +322,53 @@ async fn memory_of_a_failed_task_comes_back() {
     for p in 0..20 {
         assert_eq!(rig.driver.failure(attempt(1, p)).await.kind, FailureKind::TaskMemory);
     }
+}
+
+/// A map whose stage has others waiting: its rows wait for company until the driver says that none comes.
+fn open_map(partition: u32) -> LaunchTask {
+    LaunchTask { stage_has_pending: true, ..task(1, partition) }
+}
+
+#[tokio::test]
+async fn a_small_map_output_is_in_its_status_and_is_never_handed_over() {
+    let mut rig = rig(1).await;
+    rig.driver.say(writing_body(1, 3, 128 << 10)).await;
+    rig.driver.say(ToExecutor::Launch((0..3).map(open_map).collect())).await;
+    for p in 0..3 {
+        let success = rig.driver.success(attempt(1, p)).await;
+        assert_eq!(success.metrics.shuffle_write_rows, 100);
+        let output = success.map_output.unwrap();
+        assert!(matches!(output.location, MapRows::Inline { .. }), "{output:?}");
+        assert_eq!(success.metrics.shuffle_write_bytes, output.stored_bytes);
+    }
+    assert_eq!(rig.driver.handed_over, []);
+}
+
+#[tokio::test]
+async fn a_map_that_is_handed_over_frees_its_slot_and_ends_when_it_is_stored() {
+    let mut rig = rig(1).await;
+    rig.driver.say(writing_body(1, 2, 0)).await;
+    rig.driver.say(ToExecutor::Launch(vec![open_map(0)])).await;
+    rig.driver.until(|driver| driver.handed_over == [attempt(1, 0)]).await;
+    rig.driver.say(ToExecutor::Launch(vec![open_map(1)])).await;
+    rig.driver.until(|driver| driver.handed_over.len() == 2).await;
+    rig.driver.say(ToExecutor::NoMoreMaps(ShuffleId(1), Generation(0))).await;
+    let mut named = 0;
+    for p in [0, 1] {
+        let output = rig.driver.success(attempt(1, p)).await.map_output.unwrap();
+        let MapRows::Stored { parts, new_objects } = output.location else { panic!("inline") };
+        assert_eq!(parts.len(), 1);
+        named += new_objects.len();
+    }
+    assert_eq!(named, 1, "two maps share an object, and it is named once");
+}
+
+#[tokio::test]
+async fn a_cancelled_map_does_not_wait_for_the_store() {
+    let mut rig = rig(1).await;
+    rig.driver.say(writing_body(1, 2, 0)).await;
+    rig.driver.say(ToExecutor::Launch(vec![open_map(0)])).await;
+    rig.driver.until(|driver| driver.handed_over.len() == 1).await;
+    rig.driver.say(ToExecutor::Cancel(vec![attempt(1, 0)])).await;
+    assert_eq!(rig.driver.failure(attempt(1, 0)).await.kind, FailureKind::Cancelled);
 }
