@@ -132,6 +132,8 @@ pub(crate) struct Remote {
     heard: u64,
     /// Whether it must be told so.
     acknowledge: bool,
+    /// It drains or has drained: its end is in order.
+    drains: bool,
 }
 
 pub(crate) struct EventLoop {
@@ -378,10 +380,16 @@ impl EventLoop {
                     bodies: HashSet::new(),
                     heard: 0,
                     acknowledge: false,
+                    drains: false,
                 };
                 self.executors.insert(executor, remote);
             }
-            ClusterEvent::Lost { executor, cause, why } => self.tell(Event::ExecutorLost { executor, cause, why }),
+            ClusterEvent::Lost { executor, cause, why } => {
+                // A process that has drained ends by itself, perhaps before it is released.
+                let drains = self.executors.get(&executor).is_some_and(|remote| remote.drains);
+                let cause = if drains && cause == LossCause::Program { LossCause::Released } else { cause };
+                self.tell(Event::ExecutorLost { executor, cause, why });
+            }
             ClusterEvent::Waiting { why } => {
                 self.record(|_| AppEvent::Waiting { why: why.clone() });
                 self.tell(Event::ClusterWaiting { why });
@@ -460,7 +468,16 @@ impl EventLoop {
                 self.parts.cleaner.later(void);
                 self.tell(Event::HeartbeatHeard { executor });
             }
-            FromExecutor::Drained => self.tell(Event::ExecutorDrained { executor }),
+            FromExecutor::Drained => {
+                self.note_drain(executor);
+                self.tell(Event::ExecutorDrained { executor });
+            }
+        }
+    }
+
+    fn note_drain(&mut self, executor: ExecutorId) {
+        if let Some(remote) = self.executors.get_mut(&executor) {
+            remote.drains = true;
         }
     }
 
@@ -663,6 +680,7 @@ impl EventLoop {
             Action::RequestExecutors { count } => self.parts.backend.set_target(count),
             Action::DrainExecutor { executor, why } => {
                 self.record(|_| AppEvent::Warning { text: format!("{executor} is let go: {why}") });
+                self.note_drain(executor);
                 self.send(executor, ToExecutor::Drain { grace: self.parts.limits.drain_grace });
             }
             Action::ReleaseExecutor { executor } => self.parts.backend.release(executor),

@@ -36,7 +36,11 @@ impl Holder {
         stopped: CancellationToken,
         given: oneshot::Sender<Lease>,
     ) {
-        let lease = match Lease::claim(Arc::clone(&self.store), &self.root, self.app, self.epoch).await {
+        let claim = tokio::select! {
+            claim = Lease::claim(Arc::clone(&self.store), &self.root, self.app, self.epoch) => claim,
+            () = stopped.cancelled() => return, // if it was claimed unheard, it expires
+        };
+        let lease = match claim {
             Ok(lease) => lease,
             Err(error) => return self.doom("the application cannot claim its place in the store", error).await,
         };

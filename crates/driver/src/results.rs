@@ -220,7 +220,6 @@ impl Stream for Results {
             Some(Next::Fetching(_, fetching)) => std::task::ready!(fetching.poll_unpin(cx)),
             _ => Ok(Ok(Bytes::new())),
         };
-        let name = this.name.clone();
         match (this.next.pop_front(), fetched) {
             (Some(Next::Item(item)), _) => Poll::Ready(Some(Ok(item))),
             (Some(Next::Fetching(partition, _)), Ok(Ok(bytes))) => {
@@ -228,6 +227,7 @@ impl Stream for Results {
             }
             (_, Ok(Err(failure))) => {
                 this.cancel("a result could not be fetched");
+                let name = std::mem::take(&mut this.name);
                 this.end(JobError::Failed { name, failure: Box::new(failure), earlier: Vec::new() })
             }
             (_, Err(_) | Ok(Ok(_))) => this.end(JobError::Ended { why: "its driver is stopping".into() }),

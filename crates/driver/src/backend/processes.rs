@@ -369,6 +369,9 @@ fn judge(status: ExitStatus, out_of_memory: bool) -> (LossCause, String) {
         (None, Some(executor::lifetime::NO_DRIVER)) => {
             (LossCause::Infrastructure, "ended itself: it had not heard its driver for too long".to_owned())
         }
+        (None, Some(executor::lifetime::TERMINATED)) => {
+            (LossCause::Infrastructure, "was told to end from outside, and has drained (SIGTERM)".to_owned())
+        }
         (None, Some(PANICKED)) => (LossCause::Program, "panicked outside of any task (exit code 101)".to_owned()),
         (None, code) => {
             let code = code.unwrap_or_default();
@@ -488,7 +491,7 @@ mod tests {
         let exit = |code: i32| judge(ExitStatus::from_raw(code << 8), false).0;
         assert_eq!([exit(81), exit(82), exit(83)], [LossCause::Start; 3]);
         assert_eq!([exit(0), exit(42), exit(101)], [LossCause::Program; 3]);
-        assert_eq!(exit(80), LossCause::Infrastructure);
+        assert_eq!([exit(80), exit(143)], [LossCause::Infrastructure; 2]);
     }
 
     #[tokio::test]
