@@ -24,7 +24,7 @@ use crate::text::Str;
 
 /// How much is asked of the pool at a time, and how much every buffer has without asking: a pool that is empty must not
 /// make each row a run of its own.
-const STEP_BYTES: u64 = 1 << 20;
+const STEP_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 
 /// So many insertions go by without a measurement at most, if what they insert into is small.
 const MAX_GAP: u64 = 32;
@@ -778,7 +778,7 @@ pub(crate) mod tests {
 
     fn payload(n: u64) -> String {
         // Skewed: most are short, every 97th takes 20 kB.
-        format!("{n}{}", "x".repeat(if n % 97 == 0 { 20_000 } else { n as usize % 50 }))
+        format!("{n}{}", "x".repeat(if n.is_multiple_of(97) { 20_000 } else { n as usize % 50 }))
     }
 
     #[test]
@@ -833,7 +833,7 @@ pub(crate) mod tests {
         let setup = setup(0, Arc::new(Disk));
         let mut sorter = Sorter::new(setup.resources.clone(), by_key(true));
         let total = 2_200u64;
-        (0..total).for_each(|n| sorter.push((n * 31 % total, "y".repeat(60_000))).unwrap());
+        (0..total).for_each(|n| sorter.push((n * 31 % total, "y".repeat(600))).unwrap());
         assert!(setup.spills.get() > MAX_RUNS as u64, "{} spills", setup.spills.get());
         let keys: Vec<u64> = sorter.finish().unwrap().map(|row| row.unwrap().0).collect();
         assert!(keys == (0..total).rev().collect::<Vec<_>>());
@@ -869,26 +869,36 @@ pub(crate) mod tests {
         assert!(within(&word) && !within(&pair.0) && !within(&own(word.clone()).unwrap()));
     }
 
+    type Row = (String, i16);
+
+    fn sorted(setup: &Setup, rows: &[Row], order: impl Order<Row>) -> Vec<Row> {
+        let mut sorter = Sorter::new(setup.resources.clone(), order);
+        rows.iter().for_each(|row| sorter.push(row.clone()).unwrap());
+        sorter.finish().unwrap().map(Result::unwrap).collect()
+    }
+
     proptest! {
         #[test]
-        fn a_sort_is_that_of_a_list(rows in prop::collection::vec(("[ab]{0,12}", any::<i16>()), 0..300), descending: bool) {
+        fn a_combination_is_that_of_a_map(rows in prop::collection::vec(("[ab]{0,6}", any::<i16>()), 0..600)) {
             let setup = setup(0, Arc::new(Disk));
-            let sorted = |order: &dyn Fn(Vec<(String, i16)>) -> Vec<(String, i16)>| order(rows.clone());
-            let by_key = sorted(&|rows| {
-                let mut sorter = Sorter::new(setup.resources.clone(), by_key(descending));
-                rows.into_iter().for_each(|row| sorter.push(row).unwrap());
-                sorter.finish().unwrap().map(Result::unwrap).collect()
-            });
-            let by_number = sorted(&|rows| {
-                let mut sorter = Sorter::new(setup.resources.clone(), Directed { by: ByFunction(|row: &(String, i16)| row.1), direction: direction(descending) });
-                rows.into_iter().for_each(|row| sorter.push(row).unwrap());
-                sorter.finish().unwrap().map(Result::unwrap).collect()
-            });
-            let by_tuple = sorted(&|rows| {
-                let mut sorter = Sorter::new(setup.resources.clone(), Directed { by: ByFunction(|row: &(String, i16)| (row.1, row.0.clone())), direction: direction(descending) });
-                rows.into_iter().for_each(|row| sorter.push(row).unwrap());
-                sorter.finish().unwrap().map(Result::unwrap).collect()
-            });
+            let add = |a: i64, b: i64| a + b;
+            let mut combiner = Combiner::new(setup.resources.clone());
+            let mut expected = BTreeMap::new();
+            for (key, value) in rows {
+                *expected.entry(key.clone()).or_insert(0) += i64::from(value);
+                combiner.insert(key, i64::from(value), |value| value, add, &add).unwrap();
+            }
+            let combined: BTreeMap<_, _> = combiner.finish(add).unwrap().map(Result::unwrap).collect();
+            prop_assert_eq!(combined, expected);
+        }
+
+        #[test]
+        fn a_sort_is_that_of_a_list(rows in prop::collection::vec(("[ab]{0,12}", any::<i16>()), 0..400), descending: bool) {
+            let setup = setup(0, Arc::new(Disk));
+            let direction = direction(descending);
+            let by_key = sorted(&setup, &rows, by_key(descending));
+            let by_number = sorted(&setup, &rows, Directed { by: ByFunction(|row: &Row| row.1), direction });
+            let by_tuple = sorted(&setup, &rows, Directed { by: ByFunction(|row: &Row| (row.1, row.0.clone())), direction });
             let flip = |order: Ordering| if descending { order.reverse() } else { order };
             let mut expected = rows.clone();
             expected.sort_by(|a, b| flip(a.0.cmp(&b.0)));

@@ -4,6 +4,8 @@
 //! jobs when they are called, as Spark does. Rows then move once, each to the partition of its key's range, and are
 //! sorted there.
 
+#![expect(clippy::type_complexity, reason = "a dataset's type names its operations, as an iterator's does")]
+
 use std::cmp::Ordering;
 use std::hash::Hash;
 use std::marker::PhantomData;

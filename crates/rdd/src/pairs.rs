@@ -3,6 +3,8 @@
 //! Those that keep every key keep its place too: a dataset that is partitioned by key stays so, and a join or a reduction
 //! after them moves nothing.
 
+#![expect(clippy::type_complexity, reason = "a dataset's type names its operations, as an iterator's does")]
+
 use std::collections::HashMap;
 use std::hash::Hash;
 

@@ -1,5 +1,7 @@
 //! Which operations bring partitions of two datasets together, or number the rows of one?
 
+#![expect(clippy::type_complexity, reason = "a dataset's type names its operations, as an iterator's does")]
+
 use std::sync::Arc;
 
 use model::shuffle::ReadRange;

@@ -321,11 +321,7 @@ fn rows_are_saved_as_staged_files() {
     runner.fail_first.store(1, Ordering::SeqCst);
     let rdd = ctx.range_into(0..1_000u32, 3);
     let report = rdd.save_as_text_file(out.to_str().unwrap()).unwrap();
-    assert_eq!(
-        (report.files, report.rows),
-        (3 + 1, 1_000 + 333),
-        "an attempt that was thrown away staged a file of its own"
-    );
+    assert_eq!((report.files, report.rows), (3, 1_000));
     let texts = |compression: &str| -> BTreeMap<String, Vec<u8>> {
         let mut texts = BTreeMap::new();
         let mut folders = vec![out.clone()];
@@ -341,6 +337,7 @@ fn rows_are_saved_as_staged_files() {
         texts
     };
     let staged = texts("");
+    assert_eq!(staged.len(), 3 + 1, "an attempt that was thrown away staged a file of its own");
     assert!(staged.keys().all(|name| name.contains("/_vonk/stage/")), "{:?}", staged.keys());
     let all: BTreeSet<&str> = staged.values().flat_map(|text| std::str::from_utf8(text).unwrap().lines()).collect();
     assert_eq!(all.len(), 1_000);
