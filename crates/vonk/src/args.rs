@@ -4,6 +4,8 @@ use crate::config::{Config, Error};
 
 /// Flags that a program flattens into its own: `#[command(flatten)] vonk: vonk::Args`.
 #[derive(Debug, Clone, Default, clap::Args)]
+// A program calls its own flags `Args` too, and names of groups are unique.
+#[group(id = "vonk::Args")]
 pub struct Args {
     /// Where executors are: local[N], local[*], local-cluster[EXECUTORS,CORES,MEMORY]
     #[arg(long, value_name = "MASTER", help_heading = "Engine")]
