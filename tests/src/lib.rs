@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 /// The environment variable that names the folder of tokens.
 pub const FOLDER: &str = "VONK_TEST_FAULTS";
 
+/// The environment variable that names the cgroup in which [`Fault::Allocate`] allocates.
+pub const CGROUP: &str = "VONK_TEST_CGROUP";
+
 /// What happens to whoever takes a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -68,9 +71,13 @@ impl Fault {
         match self {
             Self::Kill => signal("KILL", std::process::id()),
             Self::KillAll => {
-                let siblings = children_of(parent());
-                siblings.into_iter().filter(|pid| *pid != std::process::id()).for_each(|pid| signal("KILL", pid));
-                signal("KILL", std::process::id());
+                let me = std::process::id();
+                let executor = std::env::var_os("VONK_ROLE").is_some();
+                let all = children_of(if executor { parent() } else { me });
+                all.into_iter().filter(|pid| *pid != me).for_each(|pid| signal("KILL", pid));
+                if executor {
+                    signal("KILL", me);
+                }
             }
             Self::KillDriver => signal("KILL", parent()),
             Self::Pause(seconds) => {
@@ -85,7 +92,13 @@ impl Fault {
             Self::Overflow => {
                 std::hint::black_box(overflow(std::hint::black_box(1)));
             }
-            Self::Allocate => allocate(),
+            Self::Allocate => {
+                // Into the cgroup whose limit is to end it; without one the whole machine would suffer.
+                let cgroup = std::env::var_os(CGROUP).expect("the test names a cgroup");
+                let procs = Path::new(&cgroup).join("cgroup.procs");
+                fs::write(procs, std::process::id().to_string()).expect("the test may write the cgroup");
+                allocate();
+            }
         }
     }
 }

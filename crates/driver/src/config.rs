@@ -179,11 +179,18 @@ impl Limits {
     }
 }
 
-/// What this machine has, in bytes; so much that it limits nothing if nobody can tell.
-fn memory_of_machine() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+/// What this machine, or the cgroup that holds this process, has in bytes; so much that it limits nothing if nobody can
+/// tell.
+#[must_use]
+pub fn memory_of_machine() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let meminfo = read("/proc/meminfo");
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
-    total.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok()).map_or(u64::MAX, |kilobytes| kilobytes << 10)
+    let total = total.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok()).map(|kilobytes| kilobytes << 10);
+    // The second version of cgroups, then the first; a container sees its own at the root.
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = limits.iter().filter_map(|path| read(path).trim().parse::<u64>().ok());
+    limits.chain(total).min().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

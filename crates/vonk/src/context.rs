@@ -7,11 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use driver::backend::local::LocalBackend;
+use driver::backend::processes::{ProcessBackend, ProcessConfig};
 use driver::config::StoreScope;
 use driver::executable::Executable;
 use driver::terminal::{Progress, Terminal};
 use driver::{Driver, DriverConfig};
 use executor::ExecutorConfig;
+use executor::start::Birth;
 use model::setting::InvalidSetting;
 use model::{AppId, ClusterBackend, Epoch, ExecutorId, JobRunner};
 use object_store::ObjectStore;
@@ -354,7 +357,7 @@ impl DriverParts<'_> {
             Master::Local { slots } => {
                 let memory = match values.get(executor::config::MEMORY.key) {
                     Some(_) => executor::config::MEMORY.bytes(values)?,
-                    None => executor::memory::half_of_machine(),
+                    None => driver::config::memory_of_machine() / 2,
                 };
                 let executor = ExecutorConfig {
                     app: self.app,
@@ -368,8 +371,8 @@ impl DriverParts<'_> {
                     disk: self.disk,
                     settings: values.clone(),
                 };
-                let backend = driver::backend::local::LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
-                Ok((backend, Executable::in_process(), None, 1, slots, memory))
+                let backend = LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
+                Ok((backend, Executable::current(), None, 1, slots, memory))
             }
             Master::LocalCluster { executors, slots, memory } => {
                 let memory = match memory {
@@ -380,19 +383,13 @@ impl DriverParts<'_> {
                 let driver = authority.issue(proto::tls::Role::Driver)?;
                 let executor = authority.issue(proto::tls::Role::Executor)?;
                 let executable = Executable::current();
+                // Number and hash are filled in for each process.
+                let who = (self.app, self.epoch, ExecutorId(0));
+                let birth = Birth::new(executor, who, String::new(), self.disk, values)?;
                 let terminal = self.terminal.clone();
-                let backend = driver::backend::processes::ProcessBackend::for_application(
-                    driver::backend::processes::Application {
-                        app: self.app,
-                        epoch: self.epoch,
-                        identity: executor,
-                        executable: executable.clone(),
-                        disk: self.disk,
-                        lost_after: executor::config::LOST_AFTER.duration(values)?,
-                        output: Arc::new(move |line| terminal.print(line)),
-                    },
-                    self.io.clone(),
-                );
+                let output = Arc::new(move |line: &[u8]| terminal.print(line));
+                let config = ProcessConfig { executable: executable.clone(), birth, output };
+                let backend = ProcessBackend::new(config, self.io.clone());
                 Ok((backend, executable, Some(driver), executors, slots, memory))
             }
         }

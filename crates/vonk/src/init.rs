@@ -20,8 +20,15 @@ pub fn init() {
         Ok(role) if role == driver::backend::processes::EXECUTOR => {
             let filter = std::env::var(crate::config::variable(crate::config::LOG.key)).unwrap_or_default();
             crate::telemetry::init(&filter, None);
-            let code = executor::start::serve(Arc::new(Runners));
-            std::process::exit(code)
+            let ended = executor::start::Birth::read().and_then(|birth| executor::start::serve(birth, Arc::new(Runners)));
+            std::process::exit(match ended {
+                Ok(end) => end.exit_code(),
+                Err(error) => {
+                    let code = error.exit_code();
+                    eprintln!("{}", crate::report::report(&error.into()));
+                    code
+                }
+            })
         }
         Ok(role) => panic!("VONK_ROLE is `{role}`: this executable knows only `executor`"),
     }

@@ -77,10 +77,16 @@ fn advice(kind: &FailureKind) -> Option<&'static str> {
 
 /// The code with which the process ends.
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    // A transparent variant stands for its inner error in the chain, so the outer type is asked, too.
+    use crate::context::Error;
     let configuration = error.chain().any(|cause| {
         cause.is::<crate::config::Error>()
             || cause.is::<crate::master::ParseMasterError>()
             || cause.is::<model::setting::InvalidSetting>()
+            || matches!(
+                cause.downcast_ref(),
+                Some(Error::Config(_) | Error::Master(_) | Error::Setting(_) | Error::MemoryStore(_))
+            )
     });
     let lost = matches!(
         kind(error),
