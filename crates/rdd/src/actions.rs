@@ -12,6 +12,7 @@ use crate::compute::Task;
 use crate::dataset::Rdd;
 use crate::error::Error;
 use crate::function::{Function, assert_portable};
+use crate::narrow::Rows;
 use crate::stages::{Action, cut};
 
 /// All rows.
@@ -139,6 +140,27 @@ impl<T, F: Fn(T) + Function> Action<T> for ForEach<F> {
 
     fn run<I: Iterator<Item = T>>(&self, _: &Task, _: u32, rows: I) -> Result<(), Error> {
         rows.for_each(&self.0);
+        Ok(())
+    }
+}
+
+/// A call for each partition.
+#[derive(Clone)]
+struct ForEachPartition<F>(F);
+
+impl<T, F: Fn(Rows<'_, T>) + Function> Action<T> for ForEachPartition<F> {
+    type Output = ();
+
+    fn encode(&self, body: &mut BodyWriter) -> Result<(), Error> {
+        body.function(&self.0)
+    }
+
+    fn decode(body: &mut BodyReader<'_>) -> Result<Self, Error> {
+        Ok(Self(body.function()?))
+    }
+
+    fn run<I: Iterator<Item = T>>(&self, _: &Task, _: u32, rows: I) -> Result<(), Error> {
+        (self.0)(Rows::new(rows));
         Ok(())
     }
 }
@@ -313,6 +335,17 @@ impl<T: 'static, C: Chain<Item = T>> Rdd<T, C> {
         T: Data,
     {
         Ok(self.take(1)?.pop())
+    }
+
+    /// Calls a function once per partition with all of its rows, in the executor that computes it: for what is costly to
+    /// set up, such as a connection.
+    ///
+    /// # Errors
+    /// When the job does not succeed.
+    #[track_caller]
+    pub fn foreach_partition<F: Fn(Rows<'_, T>) + Function>(&self, function: F) -> Result<(), Error> {
+        assert_portable::<F>();
+        self.run_all(Label::here("foreach_partition"), ForEachPartition(function)).map(drop)
     }
 
     /// Calls a function for each row, in the executor that computes it.

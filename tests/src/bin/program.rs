@@ -95,7 +95,7 @@ fn main() -> ExitCode {
 fn sums(ctx: &Context, shape: &Shape) -> Result<vonk::Rdd<String>, vonk::Error> {
     let Shape { rows, keys, maps, reduces } = *shape;
     let per_map = rows / u64::from(maps);
-    let pairs = ctx.range_in(0..rows, maps).map_with((keys, per_map), |(keys, per_map), row| {
+    let pairs = ctx.range_into(0..rows, maps).map_with((keys, per_map), |(keys, per_map), row| {
         if row % per_map == 0 {
             note("maps", &format!("{}", row / per_map));
             point("map");
@@ -105,7 +105,7 @@ fn sums(ctx: &Context, shape: &Shape) -> Result<vonk::Rdd<String>, vonk::Error> 
         }
         (row % keys, row)
     });
-    let lines = pairs.group_by_key_in(reduces).map_partitions(|groups| {
+    let lines = pairs.group_by_key_into(reduces).map_partitions(|groups| {
         point("reduce");
         let lines: Vec<String> =
             groups.map(|(key, rows)| format!("{key:08}\t{}\t{}", rows.len(), rows.iter().sum::<u64>())).collect();
@@ -134,7 +134,7 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
             println!("{} rows", report.rows);
         }
         Job::Forever => {
-            ctx.range_in(0..4, 4).foreach(|_| {
+            ctx.range_into(0..4, 4).foreach(|_| {
                 note("forever", "runs");
                 loop {
                     std::thread::park();
@@ -143,22 +143,22 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
         }
         Job::Lines { path } => println!("{}", ctx.text_file(&path)?.count()?),
         Job::PanicAt { row } => {
-            let sum = ctx.range_in(0..10_000, 4).map_with(row, |wrong, row| {
+            let sum = ctx.range_into(0..10_000, 4).map_with(row, |wrong, row| {
                 assert!(row != *wrong, "row {row} is wrong");
                 row
             });
             println!("{:?}", sum.reduce(|a, b| a + b)?);
         }
         Job::Collect { rows } => {
-            println!("{}", ctx.range_in(0..rows, 8).map(|row| vec![row as u8; 1_000]).collect()?.len());
+            println!("{}", ctx.range_into(0..rows, 8).map(|row| vec![row as u8; 1_000]).collect()?.len());
         }
         Job::Empty { tasks } => {
-            println!("{}", ctx.range_in(0..u64::from(tasks), tasks).filter(|_| false).count()?);
+            println!("{}", ctx.range_into(0..u64::from(tasks), tasks).filter(|_| false).count()?);
         }
         Job::Accumulate(shape) => {
             let seen = ctx.accumulator(0u64);
             let counter = seen.clone();
-            ctx.range_in(0..shape.rows, shape.maps).foreach_partition(vonk::task!(move [counter] |rows| {
+            ctx.range_into(0..shape.rows, shape.maps).foreach_partition(vonk::task!(move [counter] |rows| {
                 let rows = rows.count() as u64;
                 counter.add(rows);
                 point("reduce");
@@ -167,7 +167,7 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
         }
         Job::Cached { shape, times } => {
             let cached = ctx
-                .range_in(0..shape.rows, shape.maps)
+                .range_into(0..shape.rows, shape.maps)
                 .map(|row| {
                     if row == 0 {
                         note("maps", "0");
