@@ -224,7 +224,7 @@ impl EventLoop {
             let mut event = None;
             tokio::select! {
                 biased;
-                () = dropped.cancelled() => return,
+                () = dropped.cancelled() => return self.leave(),
                 happened = next_cluster_event(&mut cluster) => event = Some(happened),
                 _ = self.parts.mailbox.recv_many(&mut messages, TURN) => {}
                 () = self.parts.requests.filled() => {}
@@ -278,8 +278,14 @@ impl EventLoop {
         self.tell(Event::GroupCancelled { group: None, why: "the application has ended".to_owned() });
         self.record(|_| AppEvent::ApplicationEnded { error });
         self.end_turn();
-        self.executors.values().for_each(|remote| remote.closed.cancel());
+        self.leave();
         Remains { keys: self.registry.keys(), lost_executors: self.lost_executors }
+    }
+
+    /// Lets go of executors: none is replaced any more.
+    fn leave(&self) {
+        self.parts.backend.set_target(0);
+        self.executors.values().for_each(|remote| remote.closed.cancel());
     }
 
     /// Everything that this turn has for others leaves: first what keeps executors busy.

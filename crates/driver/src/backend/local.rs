@@ -176,7 +176,7 @@ impl Shared {
     }
 
     fn report(&self, event: ClusterEvent) {
-        if self.events.try_send(event).is_err() {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
             tracing::error!("an event of the in-process executor was not heard");
         }
     }
