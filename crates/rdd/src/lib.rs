@@ -11,7 +11,7 @@
 //! - `compute`: how is a partition computed?
 //! - `shared`: how do broadcasts go out and accumulators come back?
 //! - `persist`: what does caching promise?
-//! - `files`, `reading`, `text`: which files are a partition's, and how do their bytes become lines?
+//! - `source`, `files`, `reading`, `text`, `shared_str`: which files are a partition's, and how do their bytes become lines?
 //! - `external`, `sort_key`: what if groups or an order exceed memory?
 //! - `order`, `range_partitioner`: which operations put rows in order, and between which keys are partitions cut?
 //! - `sampling`, `stats`, `distinct_sketch`: which rows does a sample take, and how are numbers summed up?
@@ -45,6 +45,7 @@ pub mod sample;
 mod sampling;
 mod save;
 mod shared;
+mod shared_str;
 mod sort_key;
 pub mod source;
 pub mod stages;

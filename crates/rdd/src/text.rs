@@ -8,11 +8,12 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
 use std::mem;
-use std::ops::{Deref, RangeBounds};
+use std::ops::{Bound, Deref, RangeBounds};
 
-use hipstr::HipStr;
 use memchr::{memchr, memchr2, memrchr2};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::shared_str::SharedStr;
 
 /// Immutable text that is cheap to cut, clone and send: what [`text_file`](crate::RddContext::text_file) yields.
 ///
@@ -30,14 +31,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// assert_eq!(line.split(' ').nth(1).as_deref(), Some("quick"));
 /// assert_eq!(line.len(), 19);
 /// ```
-#[derive(Clone, Default)]
-pub struct Str(HipStr<'static>);
+#[derive(Clone)]
+pub struct Str(SharedStr);
 
 impl Str {
     /// The empty text.
     #[must_use]
     pub const fn new() -> Self {
-        Self(HipStr::new())
+        Self(SharedStr::EMPTY)
     }
 
     /// The same as a `&str`.
@@ -54,7 +55,17 @@ impl Str {
     #[must_use]
     #[inline]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
-        Self(self.0.slice(range))
+        let start = match range.start_bound() {
+            Bound::Included(&at) => at,
+            Bound::Excluded(&at) => at + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&at) => at + 1,
+            Bound::Excluded(&at) => at,
+            Bound::Unbounded => self.len(),
+        };
+        Self(self.0.cut(start, end))
     }
 
     /// A part of it that was found by `&str` methods, sharing its bytes.
@@ -70,7 +81,9 @@ impl Str {
     #[must_use]
     #[inline]
     pub fn slice_of(&self, part: &str) -> Self {
-        Self(self.0.slice_ref(part))
+        let (start, whole) = (part.as_ptr().addr().wrapping_sub(self.as_ptr().addr()), self.len());
+        assert!(start <= whole && part.len() <= whole - start, "the part lies in the text");
+        self.slice(start..start + part.len())
     }
 
     /// The words between white space, as `str::split_whitespace` finds them. The iterator owns what it reads, so a
@@ -98,11 +111,7 @@ impl Str {
     /// The same text in bytes of its own: whatever it was cut from may go.
     #[must_use]
     pub fn detach(self) -> Self {
-        if self.0.is_allocated() && self.0.capacity() > 2 * self.0.len() {
-            Self(HipStr::from(self.0.as_str()))
-        } else {
-            self
-        }
+        if self.0.is_small_part() { Self::from(self.as_str()) } else { self }
     }
 }
 
@@ -137,13 +146,19 @@ impl AsRef<[u8]> for Str {
 impl From<&str> for Str {
     #[inline]
     fn from(text: &str) -> Self {
-        Self(HipStr::from(text))
+        Self(SharedStr::copied(text))
+    }
+}
+
+impl Default for Str {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl From<String> for Str {
     fn from(text: String) -> Self {
-        Self(HipStr::from(text))
+        Self(SharedStr::owned(text))
     }
 }
 
@@ -331,24 +346,61 @@ const CLASSES: [Class; 256] = {
     classes
 };
 
+/// The same byte eight times.
+const fn eight(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
 impl SplitWhitespace {
-    /// The first position from `at` on whose character is white space or not, as asked; the length if there is none.
+    /// The first position from `at` on whose character is no white space; the length if there is none.
     #[inline]
-    fn seek(text: &str, mut at: usize, space: bool) -> usize {
+    fn seek_text(text: &str, mut at: usize) -> usize {
         let bytes = text.as_bytes();
         while let Some(&byte) = bytes.get(at) {
             match CLASSES[usize::from(byte)] {
-                Class::Text if space => at += 1,
-                Class::Space if !space => at += 1,
-                Class::Text | Class::Space => return at,
-                Class::Wide => match text[at..].chars().next() {
-                    Some(c) if c.is_whitespace() != space => at += c.len_utf8(),
-                    _ => return at,
+                Class::Space => at += 1,
+                Class::Text => return at,
+                Class::Wide => match wide(text, at) {
+                    (true, length) => at += length,
+                    (false, _) => return at,
                 },
             }
         }
         at
     }
+
+    /// The first position from `at` on whose character is white space; the length if there is none.
+    #[inline]
+    fn seek_space(text: &str, mut at: usize) -> usize {
+        let bytes = text.as_bytes();
+        loop {
+            // Eight bytes at a time up to the first that is no visible character of ASCII: the lowest set bit is its.
+            while let Some(eight_bytes) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+                let word = u64::from_le_bytes(*eight_bytes);
+                let stops = (word.wrapping_sub(eight(b' ' + 1)) | word) & eight(0x80);
+                if stops != 0 {
+                    at += (stops.trailing_zeros() / 8) as usize;
+                    break;
+                }
+                at += 8;
+            }
+            let Some(&byte) = bytes.get(at) else { return at };
+            match CLASSES[usize::from(byte)] {
+                Class::Space => return at,
+                Class::Text => at += 1,
+                Class::Wide => match wide(text, at) {
+                    (true, _) => return at,
+                    (false, length) => at += length,
+                },
+            }
+        }
+    }
+}
+
+/// Whether the character at `at`, which is not ASCII, is white space, and how long it is.
+#[cold]
+fn wide(text: &str, at: usize) -> (bool, usize) {
+    text[at..].chars().next().map_or((true, 0), |c| (c.is_whitespace(), c.len_utf8()))
 }
 
 impl Iterator for SplitWhitespace {
@@ -356,10 +408,14 @@ impl Iterator for SplitWhitespace {
 
     #[inline]
     fn next(&mut self) -> Option<Str> {
-        let start = Self::seek(&self.text, self.at, false);
-        let end = Self::seek(&self.text, start, true);
+        let text = self.text.as_str();
+        let start = Self::seek_text(text, self.at);
+        if start == text.len() {
+            return None;
+        }
+        let end = Self::seek_space(text, start);
         self.at = end;
-        (end > start).then(|| self.text.slice(start..end))
+        Some(self.text.slice(start..end))
     }
 }
 
@@ -473,7 +529,7 @@ impl<R: Read> Lines<R> {
             return Ok(false);
         }
         // The piece before is written over if no line of it is alive: no page is touched for the first time then.
-        let mut piece = used.0.into_string().map_or_else(|_| Vec::new(), String::into_bytes);
+        let mut piece = used.0.into_string().map_or_else(Vec::new, String::into_bytes);
         piece.clear();
         piece.extend_from_slice(&self.rest);
         match self.complete_lines(&mut piece) {
@@ -659,10 +715,10 @@ mod tests {
     fn a_detached_slice_lets_its_source_go() {
         let line = Str::from("a long line that is shared by all of the words in it, once and again".repeat(4));
         let part = line.slice(2..40);
-        assert!(part.0.capacity() >= line.len());
+        assert!(part.0.is_small_part());
         let own = part.clone().detach();
         assert_eq!(own, part);
-        assert!(own.0.capacity() < line.len());
+        assert!(!own.0.is_small_part());
     }
 
     proptest! {
