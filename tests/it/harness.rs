@@ -12,13 +12,9 @@ use vonk_tests::{FOLDER, Tokens, children_of, signal};
 /// No run takes longer, faults and all: whatever does hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(100);
 
-/// Deadlines short enough for a test to wait for them.
-pub(crate) const IMPATIENT: &[&str] = &[
-    "executor.heartbeat_interval=300ms",
-    "executor.heartbeat_timeout=3s",
-    "executor.reconnect_timeout=2s",
-    "executor.driver_lost_after=3s",
-];
+/// Deadlines short enough for a test to wait for them, and longer than the 5 s between heartbeats.
+pub(crate) const IMPATIENT: &[&str] =
+    &["executor.heartbeat_timeout=8s", "executor.reconnect_timeout=2s", "executor.driver_lost_after=8s"];
 
 /// A program that is to run.
 pub(crate) struct Program {
@@ -156,7 +152,8 @@ impl Running {
         let stdout = read(Box::new(self.child.stdout.take().unwrap()));
         let stderr = read(Box::new(self.child.stderr.take().unwrap()));
         let deadline = self.started + HANGS_AFTER;
-        let text = |pipe: &mpsc::Receiver<String>| pipe.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let text =
+            |pipe: &mpsc::Receiver<String>| pipe.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         let (stdout, stderr) = match (text(&stdout), text(&stderr)) {
             (Ok(stdout), Ok(stderr)) => (stdout, stderr),
             _ => {
@@ -169,8 +166,7 @@ impl Running {
         };
         let status = self.child.wait().unwrap();
         let Program { home, tokens, leaves, .. } = self.program;
-        let outcome =
-            Outcome { code: status.code(), stdout, stderr, took: self.started.elapsed(), tokens, home };
+        let outcome = Outcome { code: status.code(), stdout, stderr, took: self.started.elapsed(), tokens, home };
         if !leaves {
             assert_eq!(outcome.leftovers(), Vec::<PathBuf>::new(), "left behind; stderr:\n{}", outcome.stderr);
         }
@@ -197,7 +193,10 @@ impl Outcome {
 
     /// Files in the program's temporary folder, but history.
     pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
-        files_below(self.home.path()).into_iter().filter(|path| !path.components().any(|c| c.as_os_str() == "history")).collect()
+        files_below(self.home.path())
+            .into_iter()
+            .filter(|path| !path.components().any(|c| c.as_os_str() == "history"))
+            .collect()
     }
 }
 

@@ -11,7 +11,10 @@ fn local(args: &[&str]) -> Program {
 
 #[test]
 fn a_wrong_master_key_or_flag_says_what_is_right() {
-    Program::new(&["sum"]).master("lokal").run().failed(2, &["read master `lokal`: there is no such master; want local[N]"]);
+    Program::new(&["sum"])
+        .master("lokal")
+        .run()
+        .failed(2, &["read master `lokal`: there is no such master; want local[N]"]);
     local(&["sum"]).conf(&["executor.memry=1g"]).run().failed(2, &["did you mean `executor.memory`?"]);
     local(&["sum"]).conf(&["executor.memory=lots"]).run().failed(2, &["want a size such as 512m or 4g"]);
     local(&["sum"]).conf(&["master"]).run().failed(2, &["want KEY=VALUE"]);
@@ -25,9 +28,7 @@ fn a_wrong_master_key_or_flag_says_what_is_right() {
 #[test]
 fn a_path_that_cannot_be_read_is_named() {
     local(&["lines", "/no/such/file"]).run().failed(1, &["/no/such/file"]);
-    local(&["lines", "/no/such/*.txt"]).run().failed(1, &["/no/such/*.txt", "matches no"]);
-    let folder = tempfile::tempdir().unwrap();
-    local(&["lines", folder.path().to_str().unwrap()]).run().failed(1, &[folder.path().to_str().unwrap()]);
+    local(&["lines", "/no/such/*.txt"]).run().failed(1, &["/no/such/*.txt", "no file matches"]);
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn an_output_folder_that_exists_is_kept() {
     let save = || local(&["save", out.to_str().unwrap()]).run();
     save().succeeded();
     let before = crate::harness::files_below(&out);
-    save().failed(1, &[out.to_str().unwrap(), "exist"]);
+    save().failed(1, &[out.to_str().unwrap(), "there is something already"]);
     assert_eq!(crate::harness::files_below(&out), before);
 }
 
@@ -70,8 +71,7 @@ fn a_panic_names_message_place_and_partition() {
 #[test]
 fn a_result_over_the_limit_names_the_limit() {
     for master in ["local[2]", "local-cluster[2,1]"] {
-        let outcome =
-            Program::new(&["collect", "20000"]).master(master).conf(&["driver.max_result_size=10m"]).run();
+        let outcome = Program::new(&["collect", "20000"]).master(master).conf(&["driver.max_result_size=10m"]).run();
         outcome.failed(1, &["driver.max_result_size"]);
         let fits = Program::new(&["collect", "20000"]).master(master).conf(&["driver.max_result_size=64m"]).run();
         assert_eq!(fits.succeeded().stdout, "20000\n");
@@ -81,9 +81,9 @@ fn a_result_over_the_limit_names_the_limit() {
 #[test]
 fn a_store_without_rights_bucket_or_sense_is_named() {
     let sum = |url: &str| Program::new(&["sum"]).master("local-cluster[2,1]").store(url).run();
-    sum("ftp://x/y").failed(1, &["open the store", "`ftp` is none of s3, gs, az, file, memory"]);
-    sum("memory:///x").failed(1, &["its executors are other processes"]);
-    sum("/just/a/path").failed(1, &["open the store", "/just/a/path"]);
+    sum("ftp://x/y").failed(2, &["open the store", "`ftp` is none of s3, gs, az, file, memory"]);
+    sum("memory:///x").failed(2, &["its executors are other processes"]);
+    sum("/just/a/path").failed(2, &["open the store", "/just/a/path"]);
     let file = tempfile::NamedTempFile::new().unwrap();
     sum(&format!("file://{}/below/a/file", file.path().display())).failed(1, &["/below/a/file"]);
 }

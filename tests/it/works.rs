@@ -63,8 +63,10 @@ fn text_is_written_all_at_once_and_reads_back() {
         assert!(out.join("_SUCCESS").exists());
         let parts: Vec<_> = files_below(&out).into_iter().filter(|p| !p.to_str().unwrap().contains("/_")).collect();
         assert_eq!(parts.len(), 4, "{parts:?}");
-        let mut lines: Vec<String> =
-            parts.iter().flat_map(|p| fs::read_to_string(p).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+        let mut lines: Vec<String> = parts
+            .iter()
+            .flat_map(|p| fs::read_to_string(p).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
         lines.sort_unstable();
         let expected = Program::new(&["sum"]).master("local[2]").run().succeeded().stdout;
         assert_eq!(lines.join("\n") + "\n", expected);
@@ -85,7 +87,8 @@ fn stdout_holds_results_alone() {
 #[test]
 fn the_event_log_of_a_local_cluster_tells_the_whole_story() {
     let outcome = Program::new(&["sum"]).master("local-cluster[2,1]").run().succeeded();
-    let logs: Vec<_> = files_below(outcome.home.path()).into_iter().filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
+    let logs: Vec<_> =
+        files_below(outcome.home.path()).into_iter().filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
     let text: String = logs.iter().map(|p| fs::read_to_string(p).unwrap()).collect();
     let events: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let named = |name: &str| events.iter().filter(|e| e["event"] == name).count();

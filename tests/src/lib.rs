@@ -97,6 +97,11 @@ impl Fault {
                 let cgroup = std::env::var_os(CGROUP).expect("the test names a cgroup");
                 let procs = Path::new(&cgroup).join("cgroup.procs");
                 fs::write(procs, std::process::id().to_string()).expect("the test may write the cgroup");
+                // A process that moves between cgroups is looked after once a second: three looks, then it begins.
+                let begin = std::time::Instant::now() + std::time::Duration::from_secs(3);
+                while let Some(left) = begin.checked_duration_since(std::time::Instant::now()) {
+                    std::thread::park_timeout(left);
+                }
                 allocate();
             }
         }
@@ -125,7 +130,8 @@ pub fn point(name: &str) {
         let file = entry.file_name().to_string_lossy().into_owned();
         let Some(rest) = file.strip_prefix("token-") else { continue };
         let Some((at, what)) = rest.split_once('=') else { continue };
-        let Some(fault) = what.split_once('#').map_or(Some(what), |(fault, _)| Some(fault)).and_then(Fault::parse) else {
+        let Some(fault) = what.split_once('#').map_or(Some(what), |(fault, _)| Some(fault)).and_then(Fault::parse)
+        else {
             continue;
         };
         if at == name && fs::rename(entry.path(), folder.join(format!("spent-{rest}"))).is_ok() {

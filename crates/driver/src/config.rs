@@ -89,6 +89,14 @@ pub const LOCALITY_WAIT: Setting = Setting::new(
 )
 .aliases(&["spark.locality.wait"]);
 
+/// When others remove what an application left.
+pub const SWEEP_AFTER: Setting = Setting::new(
+    "store.sweep_after",
+    Kind::Duration,
+    "60m",
+    "What an application has left in the store is removed by others when its lease is older; a driver that sleeps longer loses its rows.",
+);
+
 /// Every key of this crate.
 pub const SETTINGS: &[Setting] = &[
     MAX_RESULT_SIZE,
@@ -100,6 +108,7 @@ pub const SETTINGS: &[Setting] = &[
     NO_EXECUTOR_TIMEOUT,
     NO_STORE_TIMEOUT,
     LOCALITY_WAIT,
+    SWEEP_AFTER,
 ];
 
 /// What a driver is started with.
@@ -150,6 +159,7 @@ pub enum StoreScope {
 pub(crate) struct Limits {
     pub(crate) max_result_size: u64,
     pub(crate) reconnect_timeout: Duration,
+    pub(crate) sweep_after: Duration,
     pub(crate) drain_grace: Duration,
     pub(crate) scheduler: scheduler::Config,
 }
@@ -161,6 +171,7 @@ impl Limits {
         Ok(Self {
             max_result_size: MAX_RESULT_SIZE.bytes(values)?.min(memory_of_machine() / 4),
             reconnect_timeout: RECONNECT_TIMEOUT.duration(values)?,
+            sweep_after: SWEEP_AFTER.duration(values)?,
             drain_grace: executor::config::DRAIN_GRACE.duration(values)?,
             scheduler: scheduler::Config {
                 min_executors: config.executors,

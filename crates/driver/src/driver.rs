@@ -84,6 +84,7 @@ impl Driver {
     /// A setting or the identity cannot be used.
     pub fn start(config: DriverConfig, backend: Arc<dyn ClusterBackend>, io: Handle) -> Result<Arc<Self>, Error> {
         let limits = Limits::read(&config)?;
+        let sweep_after = limits.sweep_after;
         let codec = shuffle::config::codec(&config.settings, &config.store_url)?;
         shuffle::config::inline_max(&config.settings, 1)?;
         let tls = match &config.identity {
@@ -147,6 +148,7 @@ impl Driver {
                 root: config.root.clone(),
                 app: config.app,
                 epoch: config.epoch,
+                sweep_after,
                 mailbox: mailbox.clone(),
             };
             tasks.spawn_on(holder.hold(claim, stopped.clone(), give), &io);

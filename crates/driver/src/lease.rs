@@ -4,11 +4,12 @@
 //! A store of this process alone needs neither.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{AppId, Epoch, Failure};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use shuffle::sweep::{self, LEASE_LIMIT, Lease, Leftovers, RENEW_EVERY, SWEEP_AFTER, SettleWrites};
+use shuffle::sweep::{self, LEASE_LIMIT, Lease, Leftovers, RENEW_EVERY, SettleWrites};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ pub(crate) struct Holder {
     pub(crate) root: Path,
     pub(crate) app: AppId,
     pub(crate) epoch: Epoch,
+    /// What others left is removed when their leases are so old.
+    pub(crate) sweep_after: Duration,
     pub(crate) mailbox: mpsc::Sender<Message>,
 }
 
@@ -78,7 +81,7 @@ impl Holder {
     }
 
     async fn sweep(&self) {
-        match sweep::sweep(self.store.as_ref(), &self.root, SWEEP_AFTER, &settle()).await {
+        match sweep::sweep(self.store.as_ref(), &self.root, self.sweep_after, &settle()).await {
             Ok(swept) => {
                 for (app, epoch) in swept.leases {
                     tracing::info!(%app, %epoch, "removed what an application had left whose driver died");

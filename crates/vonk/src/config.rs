@@ -286,6 +286,17 @@ pub fn reference() -> String {
 mod tests {
     use super::*;
 
+    /// `cargo xtask gen` sets the variable, and the page is written.
+    #[test]
+    fn the_page_of_keys_is_current() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+        if std::env::var_os("VONK_TEST_WRITE_PAGE").is_some() {
+            std::fs::write(page, reference()).unwrap();
+        }
+        let present = std::fs::read_to_string(page).unwrap_or_default();
+        assert!(present == reference(), "docs/configuration.md is stale: run `cargo xtask gen` and commit it");
+    }
+
     #[test]
     fn keys_are_unique_and_their_defaults_fit() {
         let all = settings();

@@ -39,7 +39,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a context cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum StartError {
     /// A key or value that cannot be used.
     #[error(transparent)]
     Config(#[from] config::Error),
@@ -70,7 +70,7 @@ pub enum Error {
     #[error("make the application's keys")]
     Keys(#[from] proto::tls::Error),
     /// Datasets cannot be made with these settings.
-    #[error("start the application")]
+    #[error(transparent)]
     Rdd(#[from] rdd::Error),
 }
 
@@ -113,7 +113,7 @@ impl Builder {
     ///
     /// # Errors
     /// A configuration that cannot be used, a store that cannot be opened.
-    pub fn build(self) -> Result<Context, Error> {
+    pub fn build(self) -> Result<Context, StartError> {
         let mut config = Config::load()?;
         if let Some(args) = &self.args {
             args.apply(&mut config)?;
@@ -176,7 +176,7 @@ impl Context {
         Builder::default()
     }
 
-    fn start(config: &Config) -> Result<Self, Error> {
+    fn start(config: &Config) -> Result<Self, StartError> {
         crate::init();
         let started = Instant::now();
         let values = config.values();
@@ -203,7 +203,7 @@ impl Context {
             .thread_name("vonk-io")
             .enable_all()
             .build()
-            .map_err(Error::Threads)?;
+            .map_err(StartError::Threads)?;
         let io = runtime.handle().clone();
         let app = AppId::generate();
         let epoch = Epoch(1);
@@ -271,7 +271,10 @@ impl Drop for Context {
         let Some(runtime) = self.runtime.take() else { return };
         // Whoever stops first tidies up; after a signal that is the signal's task, which also ends the process.
         if self.interrupted.is_cancelled() {
-            runtime.shutdown_timeout(STOP_WITHIN);
+            let deadline = Instant::now() + STOP_WITHIN * 2;
+            while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+                std::thread::park_timeout(left);
+            }
             return;
         }
         let error = std::thread::panicking().then(|| "the program panicked".to_owned());
@@ -351,7 +354,7 @@ struct DriverParts<'a> {
 type Backend = (Arc<dyn ClusterBackend>, Executable, Option<proto::tls::Identity>, u32, u32, u64);
 
 impl DriverParts<'_> {
-    fn backend(self, master: Master) -> Result<Backend, Error> {
+    fn backend(self, master: Master) -> Result<Backend, StartError> {
         let values = self.config.values();
         match master {
             Master::Local { slots } => {
@@ -399,7 +402,7 @@ impl DriverParts<'_> {
 type OpenStore = (Arc<dyn ObjectStore>, Path, String, Option<scratch::Own>);
 
 /// The store that the settings name: with local master and none named, a folder of this process.
-fn open_store(config: &Config, master: Master, base: &std::path::Path) -> Result<OpenStore, Error> {
+fn open_store(config: &Config, master: Master, base: &std::path::Path) -> Result<OpenStore, StartError> {
     let url = config::STORE.value(config.values());
     match (url, master) {
         ("", Master::Local { .. }) => {
@@ -413,7 +416,9 @@ fn open_store(config: &Config, master: Master, base: &std::path::Path) -> Result
             let (store, root) = shuffle::store::open(&url)?;
             Ok((store, root, url, None))
         }
-        (url, Master::LocalCluster { .. }) if url.starts_with("memory:") => Err(Error::MemoryStore(url.to_owned())),
+        (url, Master::LocalCluster { .. }) if url.starts_with("memory:") => {
+            Err(StartError::MemoryStore(url.to_owned()))
+        }
         (url, _) => {
             let (store, root) = shuffle::store::open(url)?;
             Ok((store, root, url.to_owned(), None))
@@ -421,7 +426,7 @@ fn open_store(config: &Config, master: Master, base: &std::path::Path) -> Result
     }
 }
 
-fn file_url(folder: &std::path::Path) -> Result<String, Error> {
+fn file_url(folder: &std::path::Path) -> Result<String, StartError> {
     std::fs::create_dir_all(folder).map_err(|source| scratch::Error::Make { path: folder.to_owned(), source })?;
     Ok(url::Url::from_directory_path(folder).map_or_else(|()| format!("file://{}", folder.display()), Into::into))
 }

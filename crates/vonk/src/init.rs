@@ -20,7 +20,8 @@ pub fn init() {
         Ok(role) if role == driver::backend::processes::EXECUTOR => {
             let filter = std::env::var(crate::config::variable(crate::config::LOG.key)).unwrap_or_default();
             crate::telemetry::init(&filter, None);
-            let ended = executor::start::Birth::read().and_then(|birth| executor::start::serve(birth, Arc::new(Runners)));
+            let ended =
+                executor::start::Birth::read().and_then(|birth| executor::start::serve(birth, Arc::new(Runners)));
             std::process::exit(match ended {
                 Ok(end) => end.exit_code(),
                 Err(error) => {

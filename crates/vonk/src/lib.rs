@@ -29,7 +29,7 @@ mod scratch;
 mod telemetry;
 
 pub use args::Args;
-pub use context::{Builder, Context, Error};
+pub use context::{Builder, Context, StartError};
 pub use init::{init, main};
 pub use master::{Master, ParseMasterError};
 pub use rdd::*;

@@ -10,7 +10,7 @@ pub(crate) fn report(error: &anyhow::Error) -> String {
     let mut lines = Vec::new();
     for (i, cause) in error.chain().enumerate() {
         // A failure's own `Display` joins its chain into one line; here every cause has a line.
-        let (text, chain) = match cause.downcast_ref::<Failure>() {
+        let (text, chain) = match failure_in(cause) {
             Some(failure) => (located(failure), failure.chain.clone()),
             None => (cause.to_string(), Vec::new()),
         };
@@ -38,12 +38,17 @@ fn located(failure: &Failure) -> String {
     }
 }
 
+/// A cause may be the failure or, as the source of a job's error, the box that holds it.
+fn failure_in<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failure> {
+    cause.downcast_ref::<Failure>().or_else(|| cause.downcast_ref::<Box<Failure>>().map(Box::as_ref))
+}
+
 fn find(error: &anyhow::Error) -> Option<&JobError> {
     error.chain().find_map(|cause| cause.downcast_ref::<JobError>())
 }
 
 fn kind(error: &anyhow::Error) -> Option<&FailureKind> {
-    error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map(|failure| &failure.kind)
+    error.chain().find_map(failure_in).map(|failure| &failure.kind)
 }
 
 /// What a person can do, where the message itself does not say it.
@@ -78,14 +83,14 @@ fn advice(kind: &FailureKind) -> Option<&'static str> {
 /// The code with which the process ends.
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     // A transparent variant stands for its inner error in the chain, so the outer type is asked, too.
-    use crate::context::Error;
+    use crate::context::StartError as Error;
     let configuration = error.chain().any(|cause| {
         cause.is::<crate::config::Error>()
             || cause.is::<crate::master::ParseMasterError>()
             || cause.is::<model::setting::InvalidSetting>()
             || matches!(
                 cause.downcast_ref(),
-                Some(Error::Config(_) | Error::Master(_) | Error::Setting(_) | Error::MemoryStore(_))
+                Some(Error::Config(_) | Error::Master(_) | Error::Setting(_) | Error::Store(_) | Error::MemoryStore(_))
             )
     });
     let lost = matches!(
