@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, make_array};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, make_array};
 use arrow::buffer::Buffer;
-use arrow::compute::{cast, take};
+use arrow::compute::{cast, concat, interleave, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, UnionFields};
 use arrow::error::ArrowError;
 use arrow::ipc::convert::try_schema_from_ipc_buffer;
@@ -17,6 +17,8 @@ use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, I
 use arrow::ipc::{CompressionType, MetadataVersion, root_as_message};
 use bytes::Bytes;
 use model::shuffle::Codec;
+
+use crate::run::Stretch;
 
 /// The message that names a schema in a [`ShuffleSpec`](model::shuffle::ShuffleSpec).
 ///
@@ -130,15 +132,41 @@ impl Encoder {
     }
 }
 
-/// The rows of `batches` at these places, in this order.
-pub(crate) fn gather(batches: &[RecordBatch], places: &[(usize, usize)]) -> Result<RecordBatch, ArrowError> {
+/// Below so many rows a stretch, rows are gathered one by one: joining slivers costs more.
+const LONG_STRETCH: usize = 8;
+
+/// The rows of a batch in another order, in buffers that hold nothing else.
+pub(crate) fn reorder(batch: &RecordBatch, order: Vec<u32>) -> Result<RecordBatch, ArrowError> {
+    let (rows, order) = (order.len(), UInt32Array::from(order));
+    let column = |column: &ArrayRef| compact(take(column.as_ref(), &order, None)?.to_data()).map(make_array);
+    let columns = batch.columns().iter().map(column).collect::<Result<_, _>>()?;
+    with_rows(&batch.schema(), columns, rows)
+}
+
+/// The rows of these stretches, in this order.
+pub(crate) fn gather(batches: &[RecordBatch], stretches: &[Stretch]) -> Result<RecordBatch, ArrowError> {
     let schema = batches[0].schema();
+    let rows = stretches.iter().map(|stretch| stretch.rows as usize).sum();
     let column = |i: usize| {
-        let columns: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(i).as_ref()).collect();
-        arrow::compute::interleave(&columns, places)
+        if let [Stretch { batch, start, rows }] = stretches {
+            return Ok(batches[*batch as usize].column(i).slice(*start as usize, *rows as usize));
+        }
+        if rows >= stretches.len() * LONG_STRETCH {
+            let slice = |stretch: &Stretch| {
+                batches[stretch.batch as usize].column(i).slice(stretch.start as usize, stretch.rows as usize)
+            };
+            let slices: Vec<ArrayRef> = stretches.iter().map(slice).collect();
+            concat(&slices.iter().map(AsRef::as_ref).collect::<Vec<&dyn Array>>())
+        } else {
+            let columns: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(i).as_ref()).collect();
+            let places = stretches.iter().flat_map(|stretch| {
+                (stretch.start..stretch.start + stretch.rows).map(|row| (stretch.batch as usize, row as usize))
+            });
+            interleave(&columns, &places.collect::<Vec<_>>())
+        }
     };
     let columns = (0..schema.fields().len()).map(column).collect::<Result<_, _>>()?;
-    with_rows(&schema, columns, places.len())
+    with_rows(&schema, columns, rows)
 }
 
 /// Bytes of a batch in memory, counting of shared buffers only what its rows use.

@@ -165,7 +165,7 @@ impl Rows {
     pub(crate) fn blocks(&self) -> u64 {
         match self {
             Self::Records(records) => (records.open.len() + records.closed.len()) as u64,
-            Self::Arrow(rows) => rows.places.len() as u64 + rows.held / BLOCK_BYTES as u64,
+            Self::Arrow(rows) => rows.stretches.len() as u64 + rows.held / BLOCK_BYTES as u64,
         }
     }
 
@@ -321,19 +321,30 @@ impl Records {
     }
 }
 
-/// Batches, and which of their rows go where.
+/// Consecutive rows of a batch that go to one partition.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stretch {
+    pub(crate) batch: u32,
+    pub(crate) start: u32,
+    pub(crate) rows: u32,
+}
+
+/// Batches, each with its rows in order of their partitions: while a batch is fresh its rows are moved at little cost, and
+/// later blocks are made of long stretches.
 pub(crate) struct ArrowRows {
     shape: Shape,
     encoder: Encoder,
     batches: Vec<RecordBatch>,
-    /// Batch and row, by partition.
-    places: Vec<Vec<(u32, u32)>>,
+    /// By partition.
+    stretches: Vec<Vec<Stretch>>,
     rows: u64,
     bytes: u64,
     held: u64,
     weights: Vec<u64>,
     /// What blocks must add up to.
     pub(crate) entered: Sum,
+    /// Where the next row of each partition goes, while a batch is put in order.
+    next: Vec<u32>,
 }
 
 impl ArrowRows {
@@ -342,12 +353,13 @@ impl ArrowRows {
             shape: Shape::parse(schema)?,
             encoder: Encoder::new(codec)?,
             batches: Vec::new(),
-            places: vec![Vec::new(); partitions as usize],
+            stretches: vec![Vec::new(); partitions as usize],
             rows: 0,
             bytes: 0,
             held: 0,
             weights: (0..partitions).map(ledger::weight).collect(),
             entered: Sum::default(),
+            next: vec![0; partitions as usize],
         })
     }
 
@@ -355,15 +367,32 @@ impl ArrowRows {
     pub(crate) fn append(&mut self, batch: &RecordBatch, partitions: &[u32]) -> Result<(), ArrowError> {
         let batch = self.shape.plain(batch)?;
         let hashes = hash_rows(batch.columns(), batch.num_rows())?;
-        let index = self.batches.len() as u32;
-        for (row, (&partition, hash)) in partitions.iter().zip(hashes).enumerate() {
-            self.places[partition as usize].push((index, row as u32));
+        self.next.fill(0);
+        for (&partition, hash) in partitions.iter().zip(hashes) {
+            self.next[partition as usize] += 1;
             self.entered.add(self.weights[partition as usize], ledger::entry(1, hash));
         }
+        let (index, mut start) = (self.batches.len() as u32, 0);
+        let mut pushed = 0;
+        for (next, stretches) in self.next.iter_mut().zip(&mut self.stretches) {
+            let rows = std::mem::replace(next, start);
+            if rows > 0 {
+                stretches.push(Stretch { batch: index, start, rows });
+                pushed += size_of::<Stretch>() as u64;
+                start += rows;
+            }
+        }
+        let mut order = vec![0; partitions.len()];
+        for (row, &partition) in partitions.iter().enumerate() {
+            let next = &mut self.next[partition as usize];
+            order[*next as usize] = row as u32;
+            *next += 1;
+        }
+        let batch = arrow_rows::reorder(&batch, order)?;
         let bytes = arrow_rows::memory(&batch) as u64;
         self.bytes += bytes;
         self.rows += partitions.len() as u64;
-        self.held += bytes + size_of_val(partitions) as u64 * 2;
+        self.held += bytes + pushed;
         self.batches.push(batch);
         Ok(())
     }
@@ -371,19 +400,49 @@ impl ArrowRows {
     fn encode(&mut self, author: Author) -> Result<Blocks, Unfit> {
         let mut blocks = Blocks::default();
         let row_bytes = (self.bytes / self.rows.max(1)).max(1);
-        let chunk = (BLOCK_BYTES as u64 / row_bytes).clamp(1, u64::from(BLOCK_ROWS)) as usize;
+        let most = (BLOCK_BYTES as u64 / row_bytes).clamp(1, u64::from(BLOCK_ROWS)) as u32;
         let mut chosen = Vec::new();
-        for partition in 0..self.places.len() {
-            for places in std::mem::take(&mut self.places[partition]).chunks(chunk) {
-                chosen.clear();
-                chosen.extend(places.iter().map(|(batch, row)| (*batch as usize, *row as usize)));
-                let batch = arrow_rows::gather(&self.batches, &chosen)?;
-                self.encode_batch(&mut blocks, author, partition as u32, &batch)?;
+        for partition in 0..self.stretches.len() {
+            let mut rows = 0;
+            for mut stretch in std::mem::take(&mut self.stretches[partition]) {
+                while rows + stretch.rows > most {
+                    let fits = most - rows;
+                    chosen.push(Stretch { rows: fits, ..stretch });
+                    (stretch.start, stretch.rows) = (stretch.start + fits, stretch.rows - fits);
+                    self.encode_chosen(&mut blocks, author, partition as u32, &chosen)?;
+                    chosen.clear();
+                    rows = 0;
+                }
+                rows += stretch.rows;
+                chosen.push(stretch);
             }
+            if rows > 0 {
+                self.encode_chosen(&mut blocks, author, partition as u32, &chosen)?;
+            }
+            chosen.clear();
         }
         self.batches.clear();
         (self.rows, self.bytes, self.held) = (0, 0, 0);
         Ok(blocks.finish())
+    }
+
+    fn encode_chosen(
+        &mut self,
+        blocks: &mut Blocks,
+        author: Author,
+        partition: u32,
+        chosen: &[Stretch],
+    ) -> Result<(), Unfit> {
+        let batch = match arrow_rows::gather(&self.batches, chosen) {
+            // Rows of very different sizes: together they are too long for one array.
+            Err(_) if chosen.len() > 1 => {
+                let (some, others) = chosen.split_at(chosen.len() / 2);
+                self.encode_chosen(blocks, author, partition, some)?;
+                return self.encode_chosen(blocks, author, partition, others);
+            }
+            gathered => gathered?,
+        };
+        self.encode_batch(blocks, author, partition, &batch)
     }
 
     fn encode_batch(

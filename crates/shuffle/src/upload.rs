@@ -35,20 +35,15 @@ pub(crate) struct StoredObject {
 
 /// Stores runs as one object and tells whoever waits for them.
 pub(crate) async fn upload(runtime: Arc<Inner>, spec: Arc<ShuffleSpec>, runs: Vec<Run>) {
-    match store(&runtime, &spec, &runs).await {
-        Ok(stored) => {
-            debug!(shuffle = spec.shuffle.0, seq = stored.object.seq, bytes = stored.new.length, "stored an object");
-            let stored = Arc::new(stored);
-            for run in runs {
-                // Nobody listens any more if the task was aborted: then no plan names its rows.
-                let _ = run.done.send(Ok(Arc::clone(&stored)));
-            }
-        }
-        Err(error) => {
-            for run in runs {
-                let _ = run.done.send(Err(error.clone()));
-            }
-        }
+    let result = store(&runtime, &spec, &runs).await.map(Arc::new);
+    if let Ok(stored) = &result {
+        debug!(shuffle = spec.shuffle.0, seq = stored.object.seq, bytes = stored.new.length, "stored an object");
+    }
+    // Memory comes free before anybody hears of it.
+    let waiting: Vec<_> = runs.into_iter().map(|run| run.done).collect();
+    for done in waiting {
+        // Nobody listens any more if the task was aborted: then no plan names its rows.
+        let _ = done.send(result.clone());
     }
 }
 
