@@ -1,6 +1,6 @@
-//! How are committed files made that follow from others?
+//! How is the code made that follows from `.proto` files?
 //!
-//! Behind the feature `generate`: it links the code generators and `vonk`, which no other command should wait for.
+//! Behind the feature `generate`: it links the code generators, which no other command should wait for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::workspace::{files, root, run};
 
 const REMEDY: &str = "run `cargo xtask gen` and commit what it changes";
 
-/// Generates everything, or says what is stale.
-pub(crate) fn generate(args: GenerateArgs) -> Result<()> {
+/// Generates it, or says what is stale.
+pub(crate) fn wire_code(args: GenerateArgs) -> Result<()> {
     let mut stale = Vec::new();
-    for (path, text) in wire_code()?.into_iter().chain([configuration_page()]) {
+    for (path, text) in made()? {
         if fs::read_to_string(&path).is_ok_and(|present| present == text) {
             continue;
         }
@@ -33,21 +33,21 @@ pub(crate) fn generate(args: GenerateArgs) -> Result<()> {
 }
 
 /// Rust code of the messages and services that `crates/proto/proto` describes.
-fn wire_code() -> Result<Vec<(PathBuf, String)>> {
+fn made() -> Result<Vec<(PathBuf, String)>> {
     let folder = root().join("crates/proto/proto");
     let sources = files("crates/proto/proto", ".proto")?;
     let descriptors = protox::compile(&sources, [&folder]).context("read the .proto files")?;
-    let made = tempfile::tempdir()?;
+    let out = tempfile::tempdir()?;
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")
         .btree_map(".")
         .emit_rerun_if_changed(false)
-        .out_dir(made.path())
+        .out_dir(out.path())
         .compile_fds(descriptors)
         .context("generate code from the .proto files")?;
     let mut code = Vec::new();
-    for entry in fs::read_dir(made.path())? {
+    for entry in fs::read_dir(out.path())? {
         let path = entry?.path();
         formatted(&path)?;
         let name = path.file_name().context("a generated file has a name")?;
@@ -59,8 +59,4 @@ fn wire_code() -> Result<Vec<(PathBuf, String)>> {
 /// Formats as the workspace does, so that `cargo fmt` leaves the committed file alone.
 fn formatted(path: &Path) -> Result<()> {
     run(crate::workspace::command("rustfmt").args(["--edition", "2024", "--config-path"]).arg(root()).arg(path))
-}
-
-fn configuration_page() -> (PathBuf, String) {
-    (root().join("docs/configuration.md"), vonk::config::reference())
 }

@@ -40,6 +40,9 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Generates what is committed but follows from other files: crates/proto/src/generated, docs/configuration.md.
     Gen(GenerateArgs),
+    /// What `gen` starts for crates/proto/src/generated alone.
+    #[command(hide = true)]
+    Wire(GenerateArgs),
     /// Builds the API documentation and checks the book.
     Docs,
     /// Starts, stops or wraps a command with an S3-compatible server.
@@ -71,18 +74,30 @@ fn run(command: Command) -> Result<()> {
         Command::Sim(args) => sim::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Gen(args) => generate(args),
+        Command::Wire(args) => wire_code(args),
         Command::Docs => docs::run(),
         Command::S3(command) => s3::run(command),
     }
 }
 
-#[cfg(feature = "generate")]
-use generate::generate;
-
-/// Starts this program again, built with the generators.
-#[cfg(not(feature = "generate"))]
+/// Generates the wire's code here, in a program that was built with the generators, or starts such a program; the page
+/// of keys is written by the test that would find it stale.
 fn generate(args: GenerateArgs) -> Result<()> {
+    wire_code(args)?;
+    if args.check {
+        return Ok(());
+    }
+    let mut page = workspace::cargo();
+    page.args(["test", "--quiet", "--locked", "-p", "vonk", "--lib", "the_page_of_keys_is_current"]);
+    workspace::run(page.env("VONK_TEST_WRITE_PAGE", "1"))
+}
+
+#[cfg(feature = "generate")]
+use generate::wire_code;
+
+#[cfg(not(feature = "generate"))]
+fn wire_code(args: GenerateArgs) -> Result<()> {
     let mut command = workspace::cargo();
-    command.args(["run", "--quiet", "--locked", "--package", "xtask", "--features", "generate", "--", "gen"]);
+    command.args(["run", "--quiet", "--locked", "--package", "xtask", "--features", "generate", "--", "wire"]);
     workspace::run(if args.check { command.arg("--check") } else { &mut command })
 }
