@@ -5,7 +5,9 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::failure::ObjectRef;
-use crate::ids::{AppId, AttemptId, BroadcastId, Epoch, Generation, JobId, PartitionId, RddId, ShuffleId, StageAttempt, StageId};
+use crate::ids::{
+    AppId, AttemptId, BroadcastId, Epoch, Generation, JobId, PartitionId, RddId, ShuffleId, StageAttempt, StageId,
+};
 
 /// Where leases of applications lie.
 pub const LEASES: &str = "shuffle/v1/_lease";
