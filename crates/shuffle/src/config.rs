@@ -14,7 +14,7 @@ pub const CODEC: Setting = Setting::new(
     "shuffle.codec",
     Kind::OneOf(&["none", "lz4", "zstd"]),
     "",
-    "how shuffled blocks are compressed; by default lz4, but none for memory and local files",
+    "How shuffled blocks are compressed; by default lz4, but none for memory and local files.",
 )
 .aliases(&["spark.io.compression.codec"]);
 
@@ -23,7 +23,7 @@ pub const WRITE_MEMORY_FRACTION: Setting = Setting::new(
     "shuffle.write_memory_fraction",
     Kind::Fraction,
     "0.2",
-    "the part of an executor's memory that holds rows on their way into a shuffle",
+    "The part of an executor's memory that holds rows on their way into a shuffle.",
 );
 
 /// An object is sealed when it has so many bytes.
@@ -31,7 +31,7 @@ pub const OBJECT_TARGET: Setting = Setting::new(
     "shuffle.object_target",
     Kind::Bytes,
     "512m",
-    "outputs of maps share an object until it has this size, or a quarter of the memory for writing",
+    "Outputs of maps share an object until it has this size, or a quarter of the memory for writing.",
 );
 
 /// How long a finished run waits for company.
@@ -39,7 +39,7 @@ pub const PACK_LINGER: Setting = Setting::new(
     "shuffle.pack_linger",
     Kind::Duration,
     "3s",
-    "how long a finished output waits for others to share its object",
+    "How long a finished output waits for others to share its object.",
 );
 
 /// One output of a map travels in its status up to this size.
@@ -47,7 +47,7 @@ pub const INLINE_TASK_MAX: Setting = Setting::new(
     "shuffle.inline_task_max",
     Kind::Bytes,
     "128k",
-    "an output of a map of at most this size travels in messages, without a request to the store; 0 is never",
+    "An output of a map of at most this size travels in messages, without a request to the store; 0 is never.",
 );
 
 /// All outputs of a shuffle that travel in statuses have at most this size together.
@@ -55,7 +55,7 @@ pub const INLINE_SHUFFLE_MAX: Setting = Setting::new(
     "shuffle.inline_shuffle_max",
     Kind::Bytes,
     "8m",
-    "all outputs of one shuffle that travel in messages have at most this size together; 0 is never",
+    "All outputs of one shuffle that travel in messages have at most this size together; 0 is never.",
 );
 
 /// How long requests for one thing are repeated.
@@ -63,7 +63,7 @@ pub const STORE_DEADLINE: Setting = Setting::new(
     "shuffle.store_deadline",
     Kind::Duration,
     "120s",
-    "how long a failing request of a shuffle is repeated before its task fails",
+    "How long a failing request of a shuffle is repeated before its task fails.",
 );
 
 /// Bytes in flight of all reads of an executor.
@@ -71,7 +71,7 @@ pub const READ_INFLIGHT_BYTES: Setting = Setting::new(
     "shuffle.read_inflight_bytes",
     Kind::Bytes,
     "128m",
-    "how many bytes an executor's shuffle reads hold ahead of their tasks, at most 1/16 of its memory",
+    "How many bytes an executor's shuffle reads hold ahead of their tasks, at most 1/16 of its memory.",
 );
 
 /// Reads in flight of an executor.
@@ -79,7 +79,7 @@ pub const READ_CONCURRENCY: Setting = Setting::new(
     "shuffle.read_concurrency",
     Kind::Integer { min: 1, max: 1_000 },
     "64",
-    "how many shuffle reads an executor has in flight",
+    "How many shuffle reads an executor has in flight.",
 );
 
 /// Every key of this crate.

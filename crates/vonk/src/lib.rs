@@ -8,7 +8,7 @@
 //! fn main() -> std::process::ExitCode {
 //!     vonk::main(|| {
 //!         let ctx = vonk::Context::builder().build()?;
-//!         let words = ctx.text_file("README.md")?.flat_map(|line| line.split_words());
+//!         let words = ctx.text_file("README.md")?.flat_map(|line| line.split_whitespace());
 //!         let counts = words.map(|word| (word, 1u64)).reduce_by_key(|a, b| a + b);
 //!         for (word, count) in counts.top_by(10, |(_, count)| *count)? {
 //!             println!("{count}\t{word}");
