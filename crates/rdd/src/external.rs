@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use hashbrown::hash_table::{Entry, OccupiedEntry};
 
 use crate::codec::{self, Data};
 use crate::compute::{SpillSpace, Task, WorkingMemory};
@@ -317,8 +317,7 @@ pub(crate) fn own<T: Data>(mut value: T) -> Result<T, Error> {
 /// A value per key, combined from what is inserted under the key, in memory alone. See [`Combiner`].
 pub(crate) struct CombineTable<K, C> {
     hasher: FixedState,
-    /// The value is there, but for the instant in which it is combined.
-    table: HashTable<(K, Option<C>)>,
+    table: HashTable<(K, C)>,
     loan: Loan,
     full: bool,
 }
@@ -349,20 +348,16 @@ impl<K: Data + Hash + Eq, C: Data> CombineTable<K, C> {
         let due = self.loan.is_due();
         let hash = hasher.hash_one(&key);
         match self.table.entry(hash, |(known, _)| *known == key, |(known, _)| hasher.hash_one(known)) {
-            Entry::Occupied(mut entry) => {
-                let (_, kept) = entry.get_mut();
-                let before = if due { self.loan.encoded_size(&*kept)? } else { 0 };
-                // Absent only if `merge` panicked before, and then nobody comes here again.
-                if let Some(old) = kept.take() {
-                    *kept = Some(merge(old, value));
-                }
+            Entry::Occupied(entry) => {
+                let before = if due { self.loan.encoded_size(&entry.get().1)? } else { 0 };
+                let entry = replace(entry, |kept| merge(kept, value));
                 if due {
-                    let after = self.loan.encoded_size(&*kept)?;
+                    let after = self.loan.encoded_size(&entry.get().1)?;
                     self.full |= !self.loan.measured(after.saturating_sub(before), before);
                 }
             }
             Entry::Vacant(entry) => {
-                let entry = entry.insert((own(key)?, Some(create(value))));
+                let entry = entry.insert((own(key)?, create(value)));
                 if due {
                     let encoded = self.loan.encoded_size(entry.get())?;
                     self.full |= !self.loan.measured(encoded + entry_size::<K, C>(), 0);
@@ -376,7 +371,7 @@ impl<K: Data + Hash + Eq, C: Data> CombineTable<K, C> {
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (K, C)> + use<K, C> {
         self.full = false;
         self.loan.clear();
-        take(&mut self.table).into_iter().filter_map(|(key, value)| Some((key, value?)))
+        take(&mut self.table).into_iter()
     }
 
     /// Takes everything out, in the order of the keys' hashes.
@@ -388,9 +383,25 @@ impl<K: Data + Hash + Eq, C: Data> CombineTable<K, C> {
     }
 }
 
+/// Puts in place of what is kept what a function makes of it.
+#[inline]
+#[expect(unsafe_code, reason = "a table of small values is a third larger if each may be absent for an instant")]
+fn replace<K, C>(mut entry: OccupiedEntry<'_, (K, C)>, with: impl FnOnce(C) -> C) -> OccupiedEntry<'_, (K, C)> {
+    if needs_drop::<C>() {
+        // Should the function panic, the entry is gone.
+        let ((key, kept), vacant) = entry.remove();
+        return vacant.insert((key, with(kept)));
+    }
+    let kept = &raw mut entry.get_mut().1;
+    // SAFETY: it is read once and written once. Should the function panic, the bytes that were read are still there, and
+    // a type without a destructor does not mind that they were used.
+    unsafe { kept.write(with(kept.read())) };
+    entry
+}
+
 /// What an entry takes besides what its bytes say: itself, and its part of a table that is between half and all full.
 const fn entry_size<K, C>() -> u64 {
-    (size_of::<(K, Option<C>)>() + 1) as u64 * 3 / 2
+    (size_of::<(K, C)>() + 1) as u64 * 3 / 2
 }
 
 /// A value per key, combined from what is inserted under the key; what exceeds memory goes to the local disk.
@@ -462,7 +473,7 @@ pub(crate) struct Combined<K, C, J> {
 }
 
 enum Content<K, C, J> {
-    Memory(hashbrown::hash_table::IntoIter<(K, Option<C>)>),
+    Memory(hashbrown::hash_table::IntoIter<(K, C)>),
     Merged(JoinEqual<K, C, J>),
 }
 
@@ -472,7 +483,7 @@ impl<K: Data + Eq, C: Data, J: Fn(C, C) -> C> Iterator for Combined<K, C, J> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.entries {
-            Content::Memory(entries) => entries.find_map(|(key, value)| Some(Ok((key, value?)))),
+            Content::Memory(entries) => entries.next().map(Ok),
             Content::Merged(entries) => Some(entries.next()?.map(|(_, key, value)| (key, value))),
         }
     }

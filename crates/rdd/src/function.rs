@@ -15,6 +15,7 @@ use std::any::{Any, TypeId, type_name};
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::mem::{MaybeUninit, align_of, size_of};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -348,8 +349,8 @@ pub(crate) fn decode<F: Function>(body: &mut BodyReader<'_>) -> Result<F, Error>
 /// The one value of a function type without captures.
 pub(crate) fn conjure<F: Function>() -> F {
     const { assert!(size_of::<F>() == 0) };
-    // SAFETY: the type has no bytes, and whoever names it here had a value of it when the program was written.
-    unsafe { MaybeUninit::<F>::uninit().assume_init() }
+    // SAFETY: the type has no bytes to read, and whoever names it here had a value of it.
+    unsafe { NonNull::<F>::dangling().read() }
 }
 
 /// Makes a function of named variables and a closure: `task!(move [threshold, &table] |x| table.contains(x))`.

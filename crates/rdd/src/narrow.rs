@@ -1,6 +1,7 @@
 //! Which operations stay in a partition?
 
 #![expect(unsafe_code, reason = "rows that a program's function receives keep what they are computed from alive")]
+#![expect(clippy::type_complexity, reason = "a dataset's type names its operations, as an iterator's does")]
 
 use std::rc::Rc;
 use std::sync::Arc;

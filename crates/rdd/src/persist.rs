@@ -328,7 +328,7 @@ impl<T: Data> Action<T> for WriteCheckpoint {
             |error: object_store::Error| Error::from(store_failure(format!("write checkpoint {path}"), &error));
         let mut upload = BufWriter::with_capacity(store, path.clone(), UPLOAD_PART_BYTES);
         let (mut hash, mut length) = (Xxh3Default::new(), 0u64);
-        let mut written = || {
+        let written = || {
             let mut writer = BlockWriter::default();
             let mut send = |blocks: &mut Vec<Bytes>| {
                 blocks.drain(..).try_for_each(|block| {

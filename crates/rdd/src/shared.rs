@@ -284,7 +284,9 @@ pub(crate) fn enter(task: &Task) -> impl Drop {
 }
 
 /// The broadcasts that this process holds. One table for all: an executor serves many tasks of one application.
-static BROADCASTS: LazyLock<Mutex<HashMap<(AppId, BroadcastId), Arc<Mutex<Slot>>>>> = LazyLock::new(Mutex::default);
+static BROADCASTS: LazyLock<Mutex<Slots>> = LazyLock::new(Mutex::default);
+
+type Slots = HashMap<(AppId, BroadcastId), Arc<Mutex<Slot>>>;
 
 #[derive(Default)]
 enum Slot {

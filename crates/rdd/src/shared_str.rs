@@ -92,6 +92,26 @@ impl SharedStr {
         unsafe { str::from_utf8_unchecked(slice::from_raw_parts(start, length)) }
     }
 
+    /// Whether it is the same text. Short ones are compared in registers, without a call that compares.
+    #[inline]
+    pub(crate) fn equals(&self, other: &Self) -> bool {
+        if self.is_shared() || other.is_shared() {
+            return self.as_str() == other.as_str();
+        }
+        // What follows the text in the words does not count; lengths that differ differ in the last byte.
+        let length = (self.third >> TAG_SHIFT) as usize;
+        let counted = |word: usize| match length.saturating_sub(8 * word) {
+            0 => 0,
+            left @ 1..8 => (1 << (8 * left)) - 1,
+            _ => u64::MAX,
+        };
+        let tag = !BELOW_TAG;
+        ((self.first ^ other.first) & counted(0))
+            | ((self.second ^ other.second) & counted(1))
+            | ((self.third ^ other.third) & (counted(2) | tag))
+            == 0
+    }
+
     /// The part from `start` to `end`, which must lie between characters.
     #[inline]
     pub(crate) fn cut(&self, start: usize, end: usize) -> Self {
@@ -241,6 +261,12 @@ mod tests {
             prop_assert_eq!(again.as_str(), &text[start + from..start + to]);
             let clone = again.clone();
             prop_assert_eq!(clone.as_str(), again.as_str());
+            // A cut is followed by other bytes than a copy of it.
+            for one in [&part, &again, &clone] {
+                for other in [&part, &again, &SharedStr::copied(one.as_str())] {
+                    prop_assert_eq!(one.equals(other), one.as_str() == other.as_str());
+                }
+            }
         }
     }
 }

@@ -184,7 +184,7 @@ impl fmt::Debug for Str {
 impl PartialEq for Str {
     #[inline]
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        self.0.equals(&other.0)
     }
 }
 

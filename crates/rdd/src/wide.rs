@@ -4,6 +4,8 @@
 //! reads them, and a chain that puts together what was read. Rows that lie where they belong already are not moved: the
 //! chain then reads its parent ([`Input::Here`]) instead of a shuffle.
 
+#![expect(clippy::type_complexity, reason = "a dataset's type names its operations, as an iterator's does")]
+
 use std::hash::Hash;
 use std::marker::PhantomData;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ fn sorted<T: Ord>(mut rows: Vec<T>) -> Vec<T> {
 }
 
 /// Pairs of every kind of join, by two nested loops.
+#[expect(clippy::type_complexity, reason = "four kinds of rows, each spelled once")]
 fn joined(left: &[(u8, i16)], right: &[(u8, i8)]) -> [Vec<(u8, (Option<i16>, Option<i8>))>; 4] {
     let mut both = Vec::new();
     for (key, value) in left {
