@@ -1,10 +1,12 @@
 //! How fast is it, and how fast are others?
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::s3::Server;
-use crate::workspace::{cargo, run as run_shown};
+use crate::workspace::{cargo, command, output, run as run_shown};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -36,9 +38,18 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
                 "--bins",
             ]))?;
             let server = Server::start()?;
-            let mut core = cargo();
-            core.args(["run", "--locked", "--release", "--quiet", "-p", "vonk-benches", "--bin", "core", "--"]);
+            // Started itself: `cargo run` of one package would build what several share once more, with other features.
+            let mut core = command(target_folder()?.join("release/core"));
             run_shown(core.args(&args.more).envs(server.environment()).env("VONK_BENCH_S3_LOG", server.requests()))
         }
     }
+}
+
+/// Where cargo puts what it builds.
+fn target_folder() -> Result<PathBuf> {
+    let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--locked"]))?;
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata)?;
+    let folder =
+        metadata["target_directory"].as_str().context("find the target folder in what `cargo metadata` says")?;
+    Ok(PathBuf::from(folder))
 }
