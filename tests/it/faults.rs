@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use vonk_tests::{CGROUP, Fault, Tokens, children_of, signal};
 
-use crate::harness::{IMPATIENT, Outcome, Program, eventually, files_below};
+use crate::harness::{IMPATIENT, LONG_SILENCE, Outcome, Program, eventually, files_below};
 
 /// Where a fault may happen inside a job.
 const POINTS: [&str; 4] = ["map", "write", "reduce", "result"];
@@ -66,7 +66,56 @@ fn executors_killed_between_stages_cost_no_map() {
 #[test]
 fn an_executor_that_hangs_is_replaced_and_fenced() {
     for at in ["write", "result"] {
-        survives(|| tokens(at, Fault::Pause(14), 1), "task.max_executor_losses=1");
+        survives(|| tokens(at, Fault::Pause(LONG_SILENCE), 1), "task.max_executor_losses=1");
+    }
+}
+
+/// Deadlines that pass while the driver sleeps are nobody's fault.
+#[test]
+fn a_driver_that_slept_blames_nobody() {
+    for at in ["map", "result"] {
+        // Executors wait for it: a minute, as ever.
+        let conf = [&IMPATIENT[..3], &["task.max_executor_losses=1"]].concat();
+        let program = Program::new(&["sum"]).master("local-cluster[2,1]").conf(&conf);
+        let outcome = program.faults(tokens(at, Fault::PauseDriver(LONG_SILENCE), 1)).run().succeeded();
+        assert_eq!(outcome.stdout, expected(), "{at}");
+        assert!(outcome.took.as_secs() >= u64::from(LONG_SILENCE), "it slept");
+        assert!(!outcome.stderr.contains("lost executor"), "{at}: {}", outcome.stderr);
+    }
+}
+
+/// Executors that their driver forsook end; a driver that wakes gets others.
+#[test]
+fn a_driver_that_slept_too_long_gets_new_executors() {
+    let outcome = sum().faults(tokens("map", Fault::PauseDriver(LONG_SILENCE), 1)).run().succeeded();
+    assert_eq!(outcome.stdout, expected());
+}
+
+/// A lease that another driver holds, or that was swept: the application ends and says so, and touches nothing of theirs.
+#[test]
+fn a_driver_that_has_lost_its_lease_stops_and_says_why() {
+    for taken in [true, false] {
+        let home = tempfile::tempdir().unwrap();
+        let store = format!("file://{}", home.path().display());
+        let program = Program::new(&["forever"]).master("local-cluster[2,1]").conf(IMPATIENT).store(&store);
+        let mut running = program.conf(&["store.sweep_after=12s"]).leaves().start();
+        eventually("tasks run", || running.tokens().notes("forever").len() == 2);
+        let lease = files_below(&home.path().join("shuffle/v1/_lease")).pop().expect("a lease was taken");
+        let executors = running.executors();
+        // Again and again: a renewal that had looked just before puts the driver's own there once more.
+        eventually("the driver has seen it and ended", || {
+            let done = if taken { fs::write(&lease, "another driver") } else { fs::remove_file(&lease) };
+            assert!(done.is_ok() || !taken, "{done:?}");
+            running.child.try_wait().unwrap().is_some()
+        });
+        let says = if taken { "another driver holds it" } else { "it was swept" };
+        let outcome = running.wait();
+        assert_ne!(outcome.code, Some(0));
+        let code = outcome.code.expect("it ends by itself");
+        let outcome = outcome.failed(code, &["the application has lost its place in the store", says]);
+        assert!(outcome.took < Duration::from_secs(60), "{:?}", outcome.took);
+        assert!(executors.iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()), "executors are gone");
+        assert_eq!(taken, lease.exists(), "what is another's stays");
     }
 }
 
@@ -125,9 +174,12 @@ fn a_task_killed_for_its_memory_is_tried_alone_and_named() {
 
 #[test]
 fn files_appear_exactly_once_whatever_dies() {
-    for (at, fault) in
-        [("map", Fault::Kill), ("reduce", Fault::Kill), ("result", Fault::KillAll), ("result", Fault::Pause(14))]
-    {
+    for (at, fault) in [
+        ("map", Fault::Kill),
+        ("reduce", Fault::Kill),
+        ("result", Fault::KillAll),
+        ("result", Fault::Pause(LONG_SILENCE)),
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         let outcome = Program::new(&["save", out.to_str().unwrap()])

@@ -12,9 +12,16 @@ use vonk_tests::{FOLDER, Tokens, children_of, signal};
 /// No run takes longer, faults and all: whatever does hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(100);
 
-/// Deadlines short enough for a test to wait for them, and longer than the 5 s between heartbeats.
-pub(crate) const IMPATIENT: &[&str] =
-    &["executor.heartbeat_timeout=8s", "executor.reconnect_timeout=2s", "executor.driver_lost_after=8s"];
+/// Deadlines short enough for a test to wait for them, and long enough for a busy machine with two cores.
+pub(crate) const IMPATIENT: &[&str] = &[
+    "executor.heartbeat_interval=500ms",
+    "executor.heartbeat_timeout=4s",
+    "executor.reconnect_timeout=2s",
+    "executor.driver_lost_after=5s",
+];
+
+/// Seconds after which an executor that was stopped is surely lost to a driver that is [`IMPATIENT`].
+pub(crate) const LONG_SILENCE: u32 = 8;
 
 /// A program that is to run.
 pub(crate) struct Program {
@@ -24,6 +31,7 @@ pub(crate) struct Program {
     store: Option<String>,
     /// Runs without a leftover check: for tests that look themselves, or whose driver is killed.
     leaves: bool,
+    hangs_after: Duration,
 }
 
 /// What a program did.
@@ -49,7 +57,7 @@ impl Program {
         let mut command = Command::new(executable);
         command.args(args).env("TMPDIR", home.path()).env("RUST_BACKTRACE", "0").env_remove("VONK_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(home.path());
-        Self { command, home, tokens: Tokens::default(), store: None, leaves: false }
+        Self { command, home, tokens: Tokens::default(), store: None, leaves: false, hangs_after: HANGS_AFTER }
     }
 
     pub(crate) fn master(self, master: &str) -> Self {
@@ -89,6 +97,33 @@ impl Program {
     pub(crate) fn store(mut self, url: &str) -> Self {
         self.store = Some(url.to_owned());
         self.args(&["--conf", &format!("store={url}")])
+    }
+
+    /// Under another program, which is to become this one: the last thing that is said before it starts.
+    pub(crate) fn under(mut self, prefix: &[&str]) -> Self {
+        let mut command = Command::new(prefix[0]);
+        command.args(&prefix[1..]).arg(self.command.get_program()).args(self.command.get_args());
+        for (key, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(self.home.path());
+        self.command = command;
+        self
+    }
+
+    /// With a disk of this size in this folder, which only the program and its executors see.
+    pub(crate) fn disk(self, folder: &Path, size: &str) -> Self {
+        let script = r#"mount -t tmpfs -o "size=$0" none "$1" && shift && exec "$@""#;
+        self.under(&["unshare", "--map-root-user", "--mount", "sh", "-c", script, size, folder.to_str().unwrap()])
+    }
+
+    /// It has more to do than others.
+    pub(crate) fn hangs_after(mut self, time: Duration) -> Self {
+        self.hangs_after = time;
+        self
     }
 
     /// It may leave files and processes behind: the test looks for itself.
@@ -151,7 +186,7 @@ impl Running {
         };
         let stdout = read(Box::new(self.child.stdout.take().unwrap()));
         let stderr = read(Box::new(self.child.stderr.take().unwrap()));
-        let deadline = self.started + HANGS_AFTER;
+        let deadline = self.started + self.program.hangs_after;
         let text =
             |pipe: &mpsc::Receiver<String>| pipe.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         let (stdout, stderr) = match (text(&stdout), text(&stderr)) {

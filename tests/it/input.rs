@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::harness::Program;
 
@@ -29,6 +30,84 @@ fn a_wrong_master_key_or_flag_says_what_is_right() {
 fn a_path_that_cannot_be_read_is_named() {
     local(&["lines", "/no/such/file"]).run().failed(1, &["/no/such/file"]);
     local(&["lines", "/no/such/*.txt"]).run().failed(1, &["/no/such/*.txt", "no file matches"]);
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret.txt");
+    fs::write(&file, "nobody reads this\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+    let path = file.to_str().unwrap();
+    let program = local(&["lines", path]);
+    let program = match fs::read(&file) {
+        // Who may do everything gives that up.
+        Ok(_) => program.under(&["setpriv", "--inh-caps=-all", "--bounding-set=-all"]),
+        Err(_) => program,
+    };
+    program.run().failed(1, &[path, "ermission denied"]);
+}
+
+#[test]
+fn a_folder_in_a_folder_is_refused_and_a_pattern_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("sub")).unwrap();
+    fs::write(folder.path().join("a.txt"), "1\n").unwrap();
+    fs::write(folder.path().join("sub/b.txt"), "2\n3\n").unwrap();
+    let path = folder.path().to_str().unwrap();
+    local(&["lines", path]).run().failed(1, &[path, "/sub` is no file", "**/*"]);
+    assert_eq!(local(&["lines", &format!("{path}/**/*")]).run().succeeded().stdout, "3\n");
+}
+
+/// The sentence of a system whose disk is full.
+const FULL: &str = "No space left on device";
+
+/// Disks that are too small for a program that needs some ten megabytes, and one that is not.
+const SMALL: &str = "2m";
+const LARGE: &str = "1g";
+
+/// Fails on a small disk at once, saying this; the same program on a large one succeeds.
+fn fills(program: impl Fn(&Path) -> Program, says: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = program(folder.path()).disk(folder.path(), SMALL).run().failed(1, &[FULL, says]);
+    assert!(outcome.took.as_secs() < 60, "{:?}", outcome.took);
+    program(folder.path()).disk(folder.path(), LARGE).run().succeeded();
+}
+
+/// Enough rows to fill it.
+const SUM: [&str; 5] = ["sum", "--rows", "3000000", "--keys", "1000000"];
+
+#[test]
+fn a_disk_that_fills_with_spilled_rows_is_named() {
+    let store = tempfile::tempdir().unwrap();
+    let spills = |folder: &Path| {
+        let disk = format!("executor.disk={}", folder.display());
+        // Tried again with the executor to itself, a task may have room.
+        let program = local(&SUM).conf(&["executor.memory=64m", "task.max_failures=1", &disk]);
+        // The store has room, and would lie on the same disk if nobody said where.
+        program.store(&format!("file://{}", store.path().display()))
+    };
+    fills(spills, "spill rows to the local disk");
+}
+
+#[test]
+fn a_disk_that_fills_with_the_store_is_named() {
+    let stores = |folder: &Path| {
+        let program = Program::new(&SUM).master("local-cluster[2,1]").conf(&["shuffle.inline_task_max=0"]);
+        program.store(&format!("file://{}", folder.display()))
+    };
+    fills(stores, "the store refuses");
+}
+
+#[test]
+fn a_disk_that_fills_with_output_is_named() {
+    for master in ["local[2]", "local-cluster[2,1]"] {
+        let saves = |folder: &Path| {
+            let out = folder.join("out");
+            Program::new(&["save", out.to_str().unwrap(), "--rows", "400000", "--keys", "200000"]).master(master)
+        };
+        fills(saves, "write `");
+    }
 }
 
 #[test]

@@ -1,7 +1,15 @@
 //! Does it all work? Real programs, in one process and over executor processes, under faults and wrong input.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod answers;
 mod faults;
+mod frames;
 mod harness;
 mod input;
+mod random_queries;
+mod shell;
 mod store_faults;
+mod switches;
+mod tpch;
 mod works;

@@ -33,7 +33,9 @@ fn a_second_job_uses_the_shuffle_of_the_first() {
         let outcome = Program::new(&["twice"]).master(master).run().succeeded();
         let (first, second) = outcome.stdout.split_at(outcome.stdout.len() / 2);
         assert_eq!(first, second);
-        assert_eq!(outcome.tokens.notes("maps").len(), 8, "{master}: every map ran once");
+        // A task that is taken back from a busy executor may have begun there: more than once, but not all twice.
+        let maps = outcome.tokens.notes("maps").len();
+        assert!((8..16).contains(&maps), "{master}: {maps} maps ran, of 8");
     }
 }
 
@@ -49,7 +51,8 @@ fn a_cached_dataset_is_computed_once() {
 #[test]
 fn an_accumulator_counts_every_row_once() {
     for master in ["local[2]", "local-cluster[2,1]"] {
-        assert_eq!(Program::new(&["accumulate"]).master(master).run().succeeded().stdout, "40000\n");
+        let outcome = Program::new(&["accumulate"]).master(master).run().succeeded();
+        assert_eq!(outcome.stdout, "40000\n80000\n", "{master}");
     }
 }
 

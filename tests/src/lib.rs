@@ -26,6 +26,8 @@ pub enum Fault {
     KillDriver,
     /// SIGSTOP to this process and SIGCONT after so many seconds.
     Pause(u32),
+    /// The same to the driver.
+    PauseDriver(u32),
     /// A panic.
     Panic,
     /// `abort()`.
@@ -45,6 +47,7 @@ impl Fault {
             Self::KillAll => "kill-all".into(),
             Self::KillDriver => "kill-driver".into(),
             Self::Pause(seconds) => format!("pause-{seconds}"),
+            Self::PauseDriver(seconds) => format!("pause-driver-{seconds}"),
             Self::Panic => "panic".into(),
             Self::Abort => "abort".into(),
             Self::Exit => "exit".into(),
@@ -63,7 +66,10 @@ impl Fault {
             "exit" => Self::Exit,
             "overflow" => Self::Overflow,
             "allocate" => Self::Allocate,
-            other => Self::Pause(other.strip_prefix("pause-")?.parse().ok()?),
+            other => match other.strip_prefix("pause-driver-") {
+                Some(seconds) => Self::PauseDriver(seconds.parse().ok()?),
+                None => Self::Pause(other.strip_prefix("pause-")?.parse().ok()?),
+            },
         })
     }
 
@@ -80,12 +86,8 @@ impl Fault {
                 }
             }
             Self::KillDriver => signal("KILL", parent()),
-            Self::Pause(seconds) => {
-                let script = format!("sleep {seconds}; kill -CONT {}", std::process::id());
-                let waker = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-                waker.expect("sh is there");
-                signal("STOP", std::process::id());
-            }
+            Self::Pause(seconds) => pause(std::process::id(), seconds),
+            Self::PauseDriver(seconds) => pause(parent(), seconds),
             Self::Panic => panic!("the test wants a panic"),
             Self::Abort => std::process::abort(),
             Self::Exit => std::process::exit(42),
@@ -106,6 +108,14 @@ impl Fault {
             }
         }
     }
+}
+
+#[expect(clippy::zombie_processes, reason = "it wakes whoever would wait for it, and the program ends soon after")]
+fn pause(pid: u32, seconds: u32) {
+    let script = format!("sleep {seconds}; kill -CONT {pid}");
+    let waker = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    waker.expect("sh is there");
+    signal("STOP", pid);
 }
 
 #[expect(unconditional_recursion, reason = "it is to overflow the stack")]

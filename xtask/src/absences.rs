@@ -63,6 +63,12 @@ const RULES: &[Rule] = &[
     },
     Rule {
         within: "crates",
+        texts: &["datafusion"],
+        but_in: &["crates/sql/src", "crates/vonk/src"],
+        because: "only sql plans with DataFusion, and only vonk hands it on to programs",
+    },
+    Rule {
+        within: "crates",
         texts: &["env::var", "env::vars"],
         but_in: &["crates/vonk/src/config.rs", "crates/vonk/src/init.rs", "crates/vonk/src/main.rs"],
         because: "only vonk/src/{config,init,main}.rs read the environment",

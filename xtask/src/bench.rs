@@ -21,9 +21,11 @@ pub(crate) struct BenchArgs {
 enum Suite {
     /// RDD programs, scheduler, shuffle and start-up, against hand-written programs and Spark's RDDs.
     Core,
+    /// The queries of TPC-H, against DataFusion, DuckDB, Spark and Sail.
+    Tpch,
 }
 
-/// Builds everything that is measured as users build it, then runs the suite beside an S3-compatible server.
+/// Builds everything that is measured as users build it, then runs the suite; the core's beside an S3-compatible server.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match args.suite {
         Suite::Core => {
@@ -41,6 +43,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             // Started itself: `cargo run` of one package would build what several share once more, with other features.
             let mut core = command(target_folder()?.join("release/core"));
             run_shown(core.args(&args.more).envs(server.environment()).env("VONK_BENCH_S3_LOG", server.requests()))
+        }
+        Suite::Tpch => {
+            let what = ["-p", "vonk-benches", "--features", "sql", "--bin", "tpch"];
+            run_shown(cargo().args(["build", "--locked", "--release"]).args(what))?;
+            run_shown(command(target_folder()?.join("release/tpch")).args(&args.more))
         }
     }
 }

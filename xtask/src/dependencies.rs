@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::workspace::{cargo, output, root};
 
 /// Crates of ours in the order of ARCHITECTURE.md: each may use only those before it.
-const LAYERS: &[&str] = &["model", "proto", "scheduler", "shuffle", "rdd", "executor", "driver", "vonk"];
+const LAYERS: &[&str] = &["model", "proto", "scheduler", "shuffle", "rdd", "sql", "executor", "driver", "vonk"];
 
 /// What a crate may never reach, directly or not, and of which folder's crates that is true.
 const ABSENT: &[(&str, &[&str])] = &[
@@ -19,8 +19,9 @@ const ABSENT: &[(&str, &[&str])] = &[
     ("scheduler", &["tokio", "tonic", "prost", "kube", "object_store", "datafusion", "futures", "rand", "tracing"]),
     ("shuffle", &["tonic", "kube", "datafusion", "driver", "executor"]),
     ("rdd", &["datafusion", "kube", "tonic", "driver", "executor", "scheduler"]),
-    ("executor", &["driver", "scheduler", "rdd", "datafusion", "kube"]),
-    ("driver", &["kube", "k8s-openapi", "datafusion", "rdd"]),
+    ("sql", &["proto", "scheduler", "rdd", "tonic", "kube"]),
+    ("executor", &["driver", "scheduler", "rdd", "sql", "datafusion", "kube"]),
+    ("driver", &["kube", "k8s-openapi", "datafusion", "rdd", "sql"]),
 ];
 
 #[derive(Deserialize)]
@@ -116,6 +117,7 @@ pub(crate) fn check() -> Result<()> {
     breaches.extend(sources_and_licences(&metadata, &rules));
     breaches.extend(bans(&metadata, &rules.bans));
     breaches.extend(layers(&metadata));
+    breaches.extend(planner_without_sql()?);
     if !breaches.is_empty() {
         bail!("dependencies break rules:\n  {}", breaches.join("\n  "));
     }
@@ -165,6 +167,16 @@ fn bans(metadata: &Metadata, bans: &Bans) -> Vec<String> {
         (!few_enough).then(|| format!("{} {found:?}: {}", ban.name, ban.reason))
     });
     broken.collect()
+}
+
+/// A program that does without the feature `sql` links no DataFusion. `cargo metadata` cannot say: it joins the features
+/// of the whole workspace.
+fn planner_without_sql() -> Result<Option<String>> {
+    let of = ["-p", "vonk-examples", "--edges", "normal", "--prefix", "none", "--format", "{lib}"];
+    let linked = output(cargo().args(["tree", "--locked", "--quiet"]).args(of))?;
+    let linked = String::from_utf8_lossy(&linked);
+    let met = linked.lines().find(|name| name.starts_with("datafusion"));
+    Ok(met.map(|met| format!("programs without the feature `sql` link {met}")))
 }
 
 /// Crates of ours reach only crates of ours above them, and nobody reaches what is absent from them.

@@ -88,7 +88,17 @@ fn generate(args: GenerateArgs) -> Result<()> {
         return Ok(());
     }
     let mut page = workspace::cargo();
-    page.args(["test", "--quiet", "--locked", "-p", "vonk", "--lib", "the_page_of_keys_is_current"]);
+    page.args([
+        "test",
+        "--quiet",
+        "--locked",
+        "-p",
+        "vonk",
+        "--features",
+        "sql",
+        "--lib",
+        "the_page_of_keys_is_current",
+    ]);
     workspace::run(page.env("VONK_TEST_WRITE_PAGE", "1"))
 }
 

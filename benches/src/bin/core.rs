@@ -48,6 +48,7 @@ const PARTS: &[Part] = &[
     ("events", events),
     ("start", start),
     ("size", size),
+    ("encode", encode),
     ("shuffle", shuffle),
 ];
 
@@ -323,6 +324,21 @@ fn size(bench: &mut Bench) -> Result<()> {
     run(Command::new("strip").arg("-o").arg(&stripped).arg(bench.programs.join("word_count")))?;
     let megabytes = std::fs::metadata(&stripped)?.len() as f64 / 1e6;
     bench.report.add("word_count, release, stripped", megabytes, "MB", Some(Mark::AtMost(30.0)), &[]);
+    Ok(())
+}
+
+/// What one core makes of rows on their way into a shuffle: hashes, lz4, checksums.
+fn encode(bench: &mut Bench) -> Result<()> {
+    let outputs: Vec<String> =
+        (0..bench.rounds).map(|_| Ok(run(&mut bench.program("encode"))?.stdout)).collect::<Result<_>>()?;
+    for (what, name) in [
+        ("encode records of 100 bytes, one core", "records_of_100_bytes"),
+        ("encode records of 15 bytes, one core", "records_of_15_bytes"),
+        ("encode Arrow batches, one core", "batches"),
+    ] {
+        let speeds = outputs.iter().map(|output| number(output, name)).collect::<Result<Vec<f64>>>()?;
+        bench.report.add(what, median(&speeds), "MB/s", Some(Mark::AtLeast(400.0)), &[("encode", &speeds)]);
+    }
     Ok(())
 }
 

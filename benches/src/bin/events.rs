@@ -95,7 +95,7 @@ fn main() -> Result<()> {
     let mut most = resident_bytes()?;
     while let Some((attempt, executor)) = play.running.pop_front() {
         play.tell(Event::TaskStarted { attempt, executor });
-        if play.events % 8 == 0 {
+        if play.events.is_multiple_of(8) {
             play.tell(Event::HeartbeatHeard { executor });
         }
         play.tell(Event::TaskSucceeded { attempt, executor, cached: Vec::new() });

@@ -159,6 +159,7 @@ pub enum StoreScope {
 pub(crate) struct Limits {
     pub(crate) max_result_size: u64,
     pub(crate) reconnect_timeout: Duration,
+    pub(crate) heartbeat_interval: Duration,
     pub(crate) sweep_after: Duration,
     pub(crate) drain_grace: Duration,
     pub(crate) scheduler: scheduler::Config,
@@ -168,7 +169,23 @@ impl Limits {
     pub(crate) fn read(config: &DriverConfig) -> Result<Self, InvalidSetting> {
         let values = &config.settings;
         let count = |setting: Setting| setting.integer(values).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        let heartbeat_interval = executor::config::heartbeat_interval(values)?;
+        // One heartbeat may be late; whoever waits for less takes the living for dead.
+        let longer = |setting: Setting| match setting.duration(values)? {
+            time if time >= 2 * heartbeat_interval => Ok(time),
+            _ => Err(InvalidSetting {
+                key: setting.key.to_owned(),
+                value: setting.value(values).to_owned(),
+                want: format!(
+                    "want at least twice `{}`, which is {}",
+                    executor::config::HEARTBEAT_INTERVAL.key,
+                    executor::config::HEARTBEAT_INTERVAL.value(values)
+                ),
+            }),
+        };
+        longer(executor::config::LOST_AFTER)?;
         Ok(Self {
+            heartbeat_interval,
             max_result_size: MAX_RESULT_SIZE.bytes(values)?.min(memory_of_machine() / 4),
             reconnect_timeout: RECONNECT_TIMEOUT.duration(values)?,
             sweep_after: SWEEP_AFTER.duration(values)?,
@@ -177,7 +194,7 @@ impl Limits {
                 min_executors: config.executors,
                 max_executors: config.executors,
                 slots_per_executor: config.slots,
-                heartbeat_timeout: HEARTBEAT_TIMEOUT.duration(values)?,
+                heartbeat_timeout: longer(HEARTBEAT_TIMEOUT)?,
                 task_failures: count(TASK_FAILURES)?,
                 stage_failures: count(STAGE_FAILURES)?,
                 infrastructure_losses: count(INFRASTRUCTURE_LOSSES)?,

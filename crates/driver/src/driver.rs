@@ -3,21 +3,21 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, future, stream};
 use model::ExecutorId;
 use model::backend::ClusterBackend;
 use model::graph::Job;
 use model::ids::{AppId, BroadcastId, Epoch, IdSource, RddId, ShuffleId};
 use model::messages::Hello;
-use model::runner::{JobError, JobRunner, JobStream};
-use model::write::{WriteReport, WriteTarget};
+use model::runner::{JobError, JobItem, JobRunner, JobStream};
+use model::write::WriteTarget;
 use object_store::path::Path;
 use shuffle::sweep::{Lease, Leftovers};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -30,7 +30,7 @@ use crate::link::Dialer;
 use crate::requests::{Request, Requests};
 use crate::results::{Fetcher, Results};
 use crate::store::under;
-use crate::write::Write;
+use crate::write::{UPDATES, Write};
 
 /// How long the loop may take to hear that the application ends.
 const LOOP_WITHIN: Duration = Duration::from_secs(5);
@@ -118,6 +118,7 @@ impl Driver {
             tls,
             executable: config.executable,
             reconnect_timeout: limits.reconnect_timeout,
+            heartbeat_interval: limits.heartbeat_interval,
             mailbox: mailbox.clone(),
             claimed: claimed.clone(),
         };
@@ -276,25 +277,35 @@ impl JobRunner for Driver {
         Box::pin(Results::new(job, None, self.fetcher.clone()))
     }
 
-    fn write(&self, job: Job, target: WriteTarget) -> BoxFuture<'static, Result<WriteReport, JobError>> {
+    fn write(&self, job: Job, target: WriteTarget) -> JobStream {
+        let (accumulated, updates) = mpsc::channel(UPDATES);
         let write = Write {
             job,
             target,
+            accumulated,
             fetcher: self.fetcher.clone(),
             root: self.root.clone(),
             mailbox: self.mailbox.clone(),
             claimed: self.claimed.clone(),
         };
         let (writes, io, given_up) = (self.writes.clone(), self.fetcher.io.clone(), self.ending.child_token());
-        async move {
+        let begin = async move {
             if writes.is_closed() {
-                return Err(JobError::Ended { why: "it was stopped".to_owned() });
+                let ended = JobError::Ended { why: "it was stopped".to_owned() };
+                return stream::once(future::ready(Err(ended))).left_stream();
             }
-            let _given_up = given_up.clone().drop_guard();
-            let written = writes.spawn_on(write.run(given_up), &io).await;
-            written.unwrap_or_else(|_| Err(JobError::Ended { why: "its driver could not go on".to_owned() }))
-        }
-        .boxed()
+            let dropped = given_up.clone().drop_guard();
+            let writing = writes.spawn_on(write.run(given_up), &io);
+            let end = async move {
+                // Held until the end is heard: who drops the stream before gives the write up.
+                let _dropped = dropped;
+                let ended = |_| Err(JobError::Ended { why: "its driver could not go on".to_owned() });
+                writing.await.unwrap_or_else(ended).map(JobItem::Written)
+            };
+            let updates = ReceiverStream::new(updates).map(|updates| Ok(JobItem::Accumulated(updates)));
+            updates.chain(stream::once(end)).right_stream()
+        };
+        Box::pin(stream::once(begin).flatten())
     }
 
     fn release_shuffle(&self, shuffle: ShuffleId) {

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use executor::lifetime::HEARTBEAT_EVERY;
 use futures::{Stream, StreamExt};
 use model::backend::{ClusterBackend, ClusterEvent};
 use model::events::{AppEvent, EVENT_LOG_VERSION, Record};
@@ -214,7 +213,8 @@ impl EventLoop {
         let _close = CloseRequests(self.parts.requests.clone());
         let mut cluster = self.parts.backend.events();
         let mut messages = Vec::with_capacity(TURN);
-        let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
+        let heartbeat_interval = self.parts.limits.heartbeat_interval;
+        let mut heartbeat = Instant::now() + heartbeat_interval;
         self.begin();
         self.end_turn();
         loop {
@@ -247,7 +247,7 @@ impl EventLoop {
                 self.on_request(request);
             }
             if awake >= heartbeat {
-                heartbeat = awake + HEARTBEAT_EVERY;
+                heartbeat = awake + heartbeat_interval;
                 self.tell_all(|| ToExecutor::Heartbeat);
             }
             if let Some(deadline) = deadline
@@ -730,6 +730,12 @@ impl EventLoop {
     }
 
     fn end_job(&mut self, job: JobId, end: Result<(), (Failure, Vec<Failure>)>) {
+        if end.is_ok()
+            && let Some(sizes) = self.jobs.writes(job).and_then(|shuffle| self.registry.sizes(shuffle))
+        {
+            let item = JobItem::Shuffled { sizes: sizes.to_vec(), metrics: self.jobs.metrics(job) };
+            self.jobs.arrived(job, Arrival::Item(item));
+        }
         let Some(running) = self.jobs.end(job) else { return };
         self.delivered.remove(&job);
         let end = end.map_err(|(failure, earlier)| {
@@ -758,6 +764,7 @@ impl EventLoop {
             self.register(output, executor);
         }
         let metrics = success.metrics;
+        self.jobs.measure(attempt.job, metrics);
         self.record(|_| AppEvent::TaskFinished { attempt, executor, metrics });
         if let Some(result) = success.result {
             let partition = attempt.partition;

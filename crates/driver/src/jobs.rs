@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use model::graph::{Job, Stage};
-use model::ids::{AttemptId, JobId, PartitionId, StageId};
+use model::graph::{Job, Output, Stage};
+use model::ids::{AttemptId, JobId, PartitionId, ShuffleId, StageId};
 use model::messages::Payload;
+use model::metrics::TaskMetrics;
 use model::runner::JobError;
 use model::write::StagedFile;
 
@@ -20,6 +21,8 @@ pub(crate) struct RunningJob {
     arrivals: Vec<Arrival>,
     /// Bytes of all results that were accepted.
     result_bytes: u64,
+    /// What accepted tasks counted.
+    metrics: TaskMetrics,
     /// Files of accepted tasks, and who wants to hear of them.
     staged: BTreeMap<(StageId, PartitionId), Vec<StagedFile>>,
     commit: Option<Staged>,
@@ -71,6 +74,7 @@ impl Jobs {
             results,
             arrivals: Vec::new(),
             result_bytes: 0,
+            metrics: TaskMetrics::default(),
             staged: BTreeMap::new(),
             commit,
         };
@@ -96,6 +100,15 @@ impl Jobs {
         Some(running)
     }
 
+    /// The shuffle that a job's last stage writes.
+    pub(crate) fn writes(&self, job: JobId) -> Option<ShuffleId> {
+        let last = self.jobs.get(&job)?.stages.last()?;
+        match self.stages.get(last)?.stage.shape.output {
+            Output::Shuffle { shuffle, .. } => Some(shuffle),
+            Output::Result | Output::Write => None,
+        }
+    }
+
     pub(crate) fn stage(&self, stage: StageId) -> Option<&RunningStage> {
         self.stages.get(&stage)
     }
@@ -114,6 +127,17 @@ impl Jobs {
             job.result_bytes += arrival.result_bytes();
             job.arrivals.push(arrival);
         }
+    }
+
+    /// What an accepted task counted.
+    pub(crate) fn measure(&mut self, job: JobId, metrics: TaskMetrics) {
+        if let Some(job) = self.jobs.get_mut(&job) {
+            job.metrics += metrics;
+        }
+    }
+
+    pub(crate) fn metrics(&self, job: JobId) -> TaskMetrics {
+        self.jobs.get(&job).map(|job| job.metrics).unwrap_or_default()
     }
 
     /// Files of an accepted task.

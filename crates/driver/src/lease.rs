@@ -17,6 +17,13 @@ use tokio_util::sync::CancellationToken;
 use crate::commit;
 use crate::event_loop::Message;
 
+/// So often is a lease renewed within the time after which others may sweep it, whatever that time is: an hour and five
+/// minutes, if nobody sets it. Not more often than [`RENEW_AT_MOST`].
+const RENEWALS: u32 = 12;
+
+/// A store need not hear of a driver more often.
+const RENEW_AT_MOST: Duration = Duration::from_secs(1);
+
 /// A renewal that failed is tried again after a tenth of the usual time.
 const RETRIES_PER_RENEWAL: u32 = 10;
 
@@ -50,7 +57,11 @@ impl Holder {
         let _ = claimed.send(true);
         tokio::select! {
             () = stopped.cancelled() => {}
-            ((), ()) = async { tokio::join!(self.renew(&lease), self.sweep()) } => {}
+            ((), ()) = async { tokio::join!(self.renew(&lease), self.sweep()) } => {
+                // What lies under it is another driver's now, and so is the lease.
+                stopped.cancelled().await;
+                return;
+            }
         }
         let _ = given.send(lease);
     }
@@ -60,20 +71,26 @@ impl Holder {
         let _ = self.mailbox.send(Message::Doomed { why }).await;
     }
 
+    /// Renews until another driver holds the lease.
     async fn renew(&self, lease: &Lease) {
+        let usual = (self.sweep_after / RENEWALS).clamp(RENEW_AT_MOST, RENEW_EVERY);
         let mut renewed = Instant::now();
-        let mut wait = RENEW_EVERY;
+        let mut wait = usual;
         loop {
             sleep(wait).await;
             let asked = Instant::now();
             match lease.renew().await {
-                Ok(()) => (renewed, wait) = (asked, RENEW_EVERY),
+                Ok(()) => (renewed, wait) = (asked, usual),
                 Err(error @ sweep::Error::Store { .. }) if renewed.elapsed() < LEASE_LIMIT => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot renew the application's lease");
-                    wait = RENEW_EVERY / RETRIES_PER_RENEWAL;
+                    wait = usual / RETRIES_PER_RENEWAL;
                 }
                 Err(error) => {
+                    let taken = matches!(error, sweep::Error::Taken { .. });
                     self.doom("the application has lost its place in the store", error).await;
+                    if taken {
+                        return;
+                    }
                     return std::future::pending().await;
                 }
             }
@@ -92,6 +109,13 @@ impl Holder {
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for what dead applications left");
+            }
+        }
+        match sweep::sweep_old(self.store.as_ref(), &self.root, sweep::KEEP_FOR).await {
+            Ok(0) => {}
+            Ok(objects) => tracing::info!(objects, "removed programs and history that were kept long enough"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove all old programs and history");
             }
         }
     }

@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use executor::lifetime::HEARTBEAT_EVERY;
 use futures::{Sink, SinkExt, Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use model::backend::{ClusterBackend, Connection, ConnectionClosed, DialError, Duplex};
@@ -55,6 +54,7 @@ pub(crate) struct Dialer {
     pub(crate) tls: Option<TlsConnector>,
     pub(crate) executable: Executable,
     pub(crate) reconnect_timeout: Duration,
+    pub(crate) heartbeat_interval: Duration,
     pub(crate) mailbox: mpsc::Sender<Message>,
     /// Turns true when objects may be written: no executor is told to start before.
     pub(crate) claimed: watch::Receiver<bool>,
@@ -266,7 +266,7 @@ impl Dialer {
             }
         };
         let hear = async {
-            let silence = HEARTBEAT_EVERY * MISSED_HEARTBEATS;
+            let silence = self.heartbeat_interval * MISSED_HEARTBEATS;
             loop {
                 let next = if in_process {
                     incoming.next().await

@@ -65,7 +65,7 @@ impl Arrival {
     pub(crate) fn result_bytes(&self) -> u64 {
         match self {
             Self::Item(JobItem::Result { bytes, .. }) => bytes.len() as u64,
-            Self::Item(JobItem::Accumulated(_)) => 0,
+            Self::Item(JobItem::Accumulated(_) | JobItem::Shuffled { .. } | JobItem::Written(_)) => 0,
             Self::Stored { length, .. } => *length,
         }
     }

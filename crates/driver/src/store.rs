@@ -15,11 +15,9 @@ pub(crate) fn under(root: &Path, key: &str) -> Path {
 
 /// What an answer of the store permits.
 pub(crate) fn failure(what: String, error: &object_store::Error) -> Failure {
-    let kind = match error {
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            FailureKind::StoreDenied
-        }
-        _ => FailureKind::StoreUnavailable,
+    let kind = match shuffle::store::is_refusal(error) {
+        true => FailureKind::StoreDenied,
+        false => FailureKind::StoreUnavailable,
     };
     let because = Failure::from_error(kind, error);
     Failure {

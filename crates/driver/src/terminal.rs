@@ -54,6 +54,10 @@ struct Shared {
     bars: BTreeMap<StageId, ProgressBar>,
     started: Option<Timestamp>,
     now: Timestamp,
+    /// Somebody else writes on the screen.
+    hidden: bool,
+    /// The line about work that is no stage's.
+    work: Option<ProgressBar>,
 }
 
 impl Terminal {
@@ -70,6 +74,8 @@ impl Terminal {
             bars: BTreeMap::new(),
             started: None,
             now: Timestamp::default(),
+            hidden: false,
+            work: None,
         };
         Self { shared: Arc::new(Mutex::new(shared)), lines: MultiProgress::with_draw_target(target) }
     }
@@ -96,6 +102,40 @@ impl Terminal {
             bar.finish_and_clear();
             self.lines.remove(&bar);
         }
+    }
+
+    /// Shows a live line about work that no stage does; none takes it off.
+    pub fn working(&self, text: Option<String>) {
+        let mut shared = self.lock();
+        match text {
+            Some(text) if shared.progress == Progress::Live && !shared.hidden => {
+                let bar = shared.work.get_or_insert_with(|| {
+                    let style = ProgressStyle::with_template("{msg}").expect("the template is a constant that parses");
+                    self.lines.add(ProgressBar::new_spinner().with_style(style))
+                });
+                bar.set_message(text);
+            }
+            _ => {
+                if let Some(bar) = shared.work.take() {
+                    bar.finish_and_clear();
+                    self.lines.remove(&bar);
+                }
+            }
+        }
+    }
+
+    /// Takes the live lines off the screen until [`Terminal::show`]: results are written on it, or a pager has it.
+    pub fn hide(&self) {
+        let hidden = std::mem::replace(&mut self.lock().hidden, true);
+        if !hidden {
+            self.working(None);
+            self.clear();
+        }
+    }
+
+    /// Live lines may be shown again.
+    pub fn show(&self) {
+        self.lock().hidden = false;
     }
 
     /// One line about the whole application: `2 jobs, 3 stages, 214 tasks in 4.2 s; shuffled 1.1 GiB`.
@@ -133,11 +173,7 @@ impl Terminal {
         }
         drop(shared);
         match &record.event {
-            AppEvent::JobFinished { .. } => {
-                if self.lock().status.jobs.is_empty() {
-                    self.clear();
-                }
-            }
+            AppEvent::JobFinished { .. } if self.lock().status.jobs.is_empty() => self.clear(),
             AppEvent::StageStarted { stage, name, tasks, attempt, .. } if progress == Progress::Plain => {
                 let again = if attempt.0 > 0 { " again" } else { "" };
                 tracing::info!("{stage} {name}: runs {tasks} tasks{again}");
@@ -169,8 +205,8 @@ impl Terminal {
     /// Brings the live lines up to date.
     fn draw(&self) {
         let mut shared = self.lock();
-        let Shared { progress, status, bars, started, now } = &mut *shared;
-        if *progress != Progress::Live || started.is_none_or(|s| now.since(s) < QUIET) {
+        let Shared { progress, status, bars, started, now, hidden, .. } = &mut *shared;
+        if *hidden || *progress != Progress::Live || started.is_none_or(|s| now.since(s) < QUIET) {
             return;
         }
         bars.retain(|stage, bar| {

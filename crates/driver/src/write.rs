@@ -8,7 +8,8 @@ use futures::StreamExt;
 use model::Failure;
 use model::graph::Job;
 use model::ids::JobId;
-use model::runner::JobError;
+use model::messages::AccumulatorUpdate;
+use model::runner::{JobError, JobItem};
 use model::write::{WriteReport, WriteTarget};
 use object_store::path::Path;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,10 +20,15 @@ use crate::event_loop::Message;
 use crate::lease::destination;
 use crate::results::{Fetcher, Results};
 
+/// Tasks whose accumulator updates the caller has not taken; with more, the job's end waits for the caller.
+pub(crate) const UPDATES: usize = 64;
+
 /// A write in hand.
 pub(crate) struct Write {
     pub(crate) job: Job,
     pub(crate) target: WriteTarget,
+    /// Where what accumulators received goes, once per accepted task.
+    pub(crate) accumulated: mpsc::Sender<Vec<AccumulatorUpdate>>,
     pub(crate) fetcher: Fetcher,
     pub(crate) root: Path,
     pub(crate) mailbox: mpsc::Sender<Message>,
@@ -66,11 +72,15 @@ impl Write {
             Err(error) => return (false, Err(error)),
         };
         let (staged, files) = oneshot::channel();
-        let mut items = Results::new(self.job, Some(staged), self.fetcher);
+        let (mut items, accumulated) = (Results::new(self.job, Some(staged), self.fetcher), self.accumulated);
         let job = async move {
             while let Some(item) = items.next().await {
-                item?;
+                if let JobItem::Accumulated(updates) = item? {
+                    // Nobody listens if the write is being given up.
+                    let _ = accumulated.send(updates).await;
+                }
             }
+            drop(accumulated);
             files.await.map_err(|_| ended())
         };
         let run = async {

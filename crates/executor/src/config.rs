@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use model::setting::{Kind, Setting, Values};
+use model::setting::{InvalidSetting, Kind, Setting, Values};
 use model::{AppId, Epoch, ExecutorId};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -34,6 +35,34 @@ pub const LOST_AFTER: Setting = Setting::new(
     "How long an executor that hears nothing from its driver waits before it ends itself.",
 );
 
+/// How often driver and executors say that they live.
+pub const HEARTBEAT_INTERVAL: Setting = Setting::new(
+    "executor.heartbeat_interval",
+    Kind::Duration,
+    "5s",
+    "How often driver and executors tell each other that they live, when they have nothing else to say.",
+)
+.aliases(&["spark.executor.heartbeatInterval"]);
+
+/// More heartbeats than this allows would only keep links busy.
+const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// The value of [`HEARTBEAT_INTERVAL`].
+///
+/// # Errors
+/// It is no time, or too short.
+pub fn heartbeat_interval(values: &Values) -> Result<Duration, InvalidSetting> {
+    let interval = HEARTBEAT_INTERVAL.duration(values)?;
+    if interval < HEARTBEAT_INTERVAL_MIN {
+        return Err(InvalidSetting {
+            key: HEARTBEAT_INTERVAL.key.to_owned(),
+            value: HEARTBEAT_INTERVAL.value(values).to_owned(),
+            want: format!("want at least {} ms", HEARTBEAT_INTERVAL_MIN.as_millis()),
+        });
+    }
+    Ok(interval)
+}
+
 /// How long tasks may run on when an executor is told to drain by its system.
 pub const DRAIN_GRACE: Setting = Setting::new(
     "executor.drain_grace",
@@ -43,7 +72,7 @@ pub const DRAIN_GRACE: Setting = Setting::new(
 );
 
 /// Every key of this crate.
-pub const SETTINGS: &[Setting] = &[MEMORY, DISK, LOST_AFTER, DRAIN_GRACE];
+pub const SETTINGS: &[Setting] = &[MEMORY, DISK, HEARTBEAT_INTERVAL, LOST_AFTER, DRAIN_GRACE];
 
 /// What an executor in the driver's own process is started with.
 #[derive(Clone)]
@@ -68,4 +97,18 @@ pub struct ExecutorConfig {
     pub disk: PathBuf,
     /// All settings that are not at their default, by key.
     pub settings: Values,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_without_a_pause_are_refused() {
+        let set = |value: &str| Values::from([(HEARTBEAT_INTERVAL.key.to_owned(), value.to_owned())]);
+        assert_eq!(heartbeat_interval(&Values::new()), Ok(Duration::from_secs(5)));
+        assert_eq!(heartbeat_interval(&set("100ms")), Ok(Duration::from_millis(100)));
+        let error = heartbeat_interval(&set("0s")).unwrap_err();
+        assert_eq!(error.to_string(), "set `executor.heartbeat_interval` to `0s`: want at least 100 ms");
+    }
 }

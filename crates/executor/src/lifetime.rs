@@ -20,8 +20,8 @@ pub const DRIVER_LOST_AFTER: Duration = Duration::from_secs(60);
 /// The exit code of an executor that its system told to end: that of a process which SIGTERM has ended.
 pub const TERMINATED: i32 = 143;
 
-/// How often an executor says that it lives. After five of them in silence the driver gives it up.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+/// How often an executor says that it lives before its driver has told it: it says so to nobody yet.
+const HEARTBEAT_UNTOLD: Duration = Duration::from_secs(5);
 
 /// An executor that has drained waits so long for its last statuses to be acknowledged.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
@@ -81,6 +81,7 @@ enum Drain {
 pub(crate) struct Lifetime {
     lost_after: Option<Duration>,
     heard: Instant,
+    heartbeat_interval: Duration,
     heartbeat: Instant,
     drain: Drain,
 }
@@ -88,7 +89,14 @@ pub(crate) struct Lifetime {
 impl Lifetime {
     /// Begins now. Without `lost_after` it never ends for want of a driver: it lives in the driver's process.
     pub(crate) fn new(now: Instant, lost_after: Option<Duration>) -> Self {
-        Self { lost_after, heard: now, heartbeat: now + HEARTBEAT_EVERY, drain: Drain::No }
+        let heartbeat_interval = HEARTBEAT_UNTOLD;
+        Self { lost_after, heard: now, heartbeat_interval, heartbeat: now + heartbeat_interval, drain: Drain::No }
+    }
+
+    /// The driver wants to hear that often that it lives.
+    pub(crate) fn beat_every(&mut self, interval: Duration, now: Instant) {
+        self.heartbeat_interval = interval;
+        self.heartbeat = self.heartbeat.min(now + interval);
     }
 
     /// The driver has said something.
@@ -139,7 +147,7 @@ impl Lifetime {
         }
         if now >= self.heartbeat {
             // After a sleep of the machine one heartbeat is enough.
-            self.heartbeat = now + HEARTBEAT_EVERY;
+            self.heartbeat = now + self.heartbeat_interval;
             return Some(Due::Heartbeat);
         }
         None
@@ -165,6 +173,16 @@ mod tests {
         assert_eq!(life.due(begun + s(60)), Some(Due::Heartbeat));
         assert_eq!(life.next_deadline(), begun + s(65));
         assert_eq!(life.due(begun + s(90)), Some(Due::NoDriver));
+    }
+
+    #[test]
+    fn the_driver_says_how_often_it_wants_to_hear() {
+        let begun = Instant::now();
+        let mut life = Lifetime::new(begun, None);
+        life.beat_every(s(1), begun);
+        assert_eq!(life.next_deadline(), begun + s(1));
+        assert_eq!(life.due(begun + s(1)), Some(Due::Heartbeat));
+        assert_eq!(life.next_deadline(), begun + s(2));
     }
 
     #[test]

@@ -171,6 +171,12 @@ impl WorkingPool {
         self.share.peak.load(Ordering::Relaxed)
     }
 
+    /// Bytes of the whole pool, of which this task has a share.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.share.pool.limit
+    }
+
     /// Bytes that this task is given whatever others hold.
     #[must_use]
     pub fn floor(&self) -> u64 {

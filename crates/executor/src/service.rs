@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::compute_pool::ComputePool;
+use crate::config;
 use crate::lifetime::{Due, End, Lifetime};
 use crate::metrics::{self, Totals};
 use crate::outbox::{Connection, INCOMING, Outbox};
@@ -193,6 +194,9 @@ impl Service {
             }
         };
         self.attempts.values().for_each(|attempt| attempt.cancel.cancel());
+        if let Some(Ok(compute)) = &self.compute {
+            compute.around().spill.end();
+        }
         tracing::debug!(?end, totals = ?self.totals, "executor ends");
         end
     }
@@ -342,7 +346,8 @@ impl Service {
 
     fn greeted(&mut self, connection: Connection, hello: Option<Box<Hello>>) {
         let Some(hello) = hello else {
-            tracing::warn!("somebody connected and did not say hello: left");
+            // A driver that ends at once, or a probe of the port.
+            tracing::debug!("somebody connected and did not say hello: left");
             return;
         };
         let reply = HelloReply {
@@ -362,7 +367,12 @@ impl Service {
             tracing::error!(%mismatch, "refuse a driver");
             return;
         }
-        self.life.heard(Instant::now());
+        let now = Instant::now();
+        self.life.heard(now);
+        match config::heartbeat_interval(&hello.settings) {
+            Ok(interval) => self.life.beat_every(interval, now),
+            Err(error) => tracing::warn!(%error, "heartbeats stay as they are"),
+        }
         if self.compute.is_none() {
             let means = self.means.take().map_or_else(|| Means::of(&hello), Ok);
             let compute = means.and_then(|means| set_up(&self.me, means, self.runner.clone(), self.io.clone()));

@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::{Failure, FailureKind};
@@ -30,6 +31,7 @@ pub struct SpillDir {
 struct Inner {
     base: PathBuf,
     made: Mutex<Option<Arc<Made>>>,
+    ended: AtomicBool,
 }
 
 struct Made {
@@ -41,7 +43,7 @@ struct Made {
 impl SpillDir {
     /// A folder below `base`, which is made when it is first needed.
     pub(crate) fn new(base: PathBuf) -> Self {
-        Self { inner: Arc::new(Inner { base, made: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { base, made: Mutex::default(), ended: AtomicBool::new(false) }) }
     }
 
     /// A new file. It goes when it and its readers are dropped, and when the process ends, however that ends.
@@ -64,6 +66,9 @@ impl SpillDir {
         if let Some(made) = &*made {
             return Ok(made.folder.clone());
         }
+        if self.inner.ended.load(Ordering::Acquire) {
+            return Err(self.failure("create a spill folder", &io::Error::other("the executor has ended")));
+        }
         let new = make(&self.inner.base).map_err(|error| self.failure("create a spill folder", &error))?;
         let folder = new.folder.clone();
         *made = Some(Arc::new(new));
@@ -79,6 +84,12 @@ impl SpillDir {
             None => format!("{what} on {base}"),
         };
         Failure::new(FailureKind::Disk, place).caused_by(error.to_string())
+    }
+
+    /// Removes the folder, whoever still holds it: the executor ends, and a task that cannot be stopped may go on.
+    pub(crate) fn end(&self) {
+        self.inner.ended.store(true, Ordering::Release);
+        drop(self.inner.made.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Removes what dead processes left below the same base.

@@ -125,7 +125,7 @@ async fn persistently<T, F: Future<Output = Result<T, Error>>>(request: impl FnM
 fn class(error: &Error) -> FailureKind {
     match error {
         Error::NotFound { .. } => FailureKind::Internal,
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => FailureKind::StoreDenied,
+        other if shuffle::store::is_refusal(other) => FailureKind::StoreDenied,
         _ => FailureKind::StoreUnavailable,
     }
 }

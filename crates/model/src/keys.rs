@@ -15,6 +15,13 @@ pub const LEASES: &str = "shuffle/v1/_lease";
 /// Where shuffles lie.
 pub const SHUFFLES: &str = "shuffle/v1";
 
+/// Where executables and files lie that applications share, each under its hash. Whoever uses one writes it anew now and
+/// then: its age is the time since its last use.
+pub const PROGRAMS: &str = "programs";
+
+/// Where event logs lie, a folder for each application.
+pub const HISTORY: &str = "history";
+
 /// An application's lease: it claims the epoch, and is renewed while the driver lives.
 #[must_use]
 pub fn lease(app: AppId, epoch: Epoch) -> String {
@@ -127,7 +134,7 @@ pub fn checkpointed_partition(app: AppId, epoch: Epoch, rdd: RddId, attempt: Att
 /// A piece of an application's event log.
 #[must_use]
 pub fn event_log(app: AppId, epoch: Epoch, part: u32) -> String {
-    format!("history/{app}/events-{}-{part:06}.jsonl", epoch.0)
+    format!("{HISTORY}/{app}/events-{}-{part:06}.jsonl", epoch.0)
 }
 
 #[cfg(test)]

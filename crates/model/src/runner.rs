@@ -3,12 +3,14 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures_core::{Stream, future::BoxFuture};
+use futures_core::Stream;
 
 use crate::failure::Failure;
 use crate::graph::Job;
 use crate::ids::{AppId, BroadcastId, Epoch, IdSource, PartitionId, RddId, ShuffleId};
 use crate::messages::AccumulatorUpdate;
+use crate::metrics::TaskMetrics;
+use crate::shuffle::PartitionSize;
 use crate::write::{WriteReport, WriteTarget};
 
 /// What a running job gives.
@@ -23,6 +25,15 @@ pub enum JobItem {
     },
     /// What accumulators received from one accepted task.
     Accumulated(Vec<AccumulatorUpdate>),
+    /// The last item of a job whose last stage writes a shuffle.
+    Shuffled {
+        /// How much each of its partitions holds.
+        sizes: Vec<PartitionSize>,
+        /// What all accepted tasks of the job counted.
+        metrics: TaskMetrics,
+    },
+    /// The last item of a job that was given to [`JobRunner::write`]: its files are there.
+    Written(WriteReport),
 }
 
 /// Why a job did not succeed.
@@ -78,12 +89,13 @@ pub trait JobRunner: Send + Sync {
     /// Starts a job. Nothing happens before the stream is first polled, but submission order is kept per thread.
     fn run(&self, job: Job) -> JobStream;
 
-    /// Runs a job whose last stage writes, and commits its files: they appear exactly once, and all at once.
+    /// Runs a job whose last stage writes, and commits its files: they appear exactly once, and all at once. Gives what
+    /// accumulators received, then [`JobItem::Written`].
     ///
     /// # Cancellation
-    /// Dropping the future before the commit's entry aborts the write; after it, the write is finished in the
+    /// Dropping the stream before the commit's entry aborts the write; after it, the write is finished in the
     /// background before the application ends.
-    fn write(&self, job: Job, target: WriteTarget) -> BoxFuture<'static, Result<WriteReport, JobError>>;
+    fn write(&self, job: Job, target: WriteTarget) -> JobStream;
 
     /// No lineage can ask for this shuffle any more: its objects may be deleted.
     fn release_shuffle(&self, shuffle: ShuffleId);

@@ -59,6 +59,15 @@ pub struct ShuffleSpec {
     pub inline_max: u32,
 }
 
+/// How much one partition of a shuffle holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PartitionSize {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes as stored.
+    pub bytes: u64,
+}
+
 /// An object that a status makes known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewObject {
@@ -66,9 +75,9 @@ pub struct NewObject {
     pub seq: u32,
     /// Its length in bytes.
     pub length: u64,
-    /// Its index: members, pairs, schema.
+    /// Its index (members, pairs, schema) and, after it, its footer: the end of the object as it is stored.
     pub index: Bytes,
-    /// CRC-32C of the index.
+    /// CRC-32C of the index alone.
     pub index_crc: u32,
 }
 

@@ -3,6 +3,7 @@
 //! A [`Chain`] is a value composed like an iterator adapter: its type names every operation between a stage's inputs and
 //! its end, so that a whole stage is one function, compiled as one loop. Narrow operations implement [`Narrow`].
 
+use std::any::Any;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use model::shuffle::ReadRange;
 use crate::codec::{BodyReader, BodyWriter, InputReader, InputWriter};
 use crate::compute::Task;
 use crate::error::Error;
+use crate::range_partitioner::RangeBounds;
 use crate::stages::ShuffleDependency;
 
 /// A lazily computed, partitioned collection: the type behind an [`Rdd`](crate::Rdd).
@@ -169,8 +171,40 @@ pub enum Partitioning {
         id: u32,
         /// Into so many.
         partitions: u32,
+        /// Where the ranges end.
+        bounds: KeyBounds,
     },
 }
+
+/// Bounds between ranges of keys, whatever the type of the keys.
+#[derive(Clone)]
+pub struct KeyBounds(Arc<dyn Any + Send + Sync>);
+
+impl KeyBounds {
+    pub(crate) fn new<K: Send + Sync + 'static>(bounds: RangeBounds<K>) -> Self {
+        Self(Arc::new(bounds))
+    }
+
+    /// The bounds, if they lie between keys of this type.
+    pub(crate) fn of<K: 'static>(&self) -> Option<&RangeBounds<K>> {
+        self.0.downcast_ref()
+    }
+}
+
+impl std::fmt::Debug for KeyBounds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyBounds")
+    }
+}
+
+/// Bounds are the same if they were made once: two samples never count as one.
+impl PartialEq for KeyBounds {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for KeyBounds {}
 
 impl Partitioning {
     /// Into how many partitions.

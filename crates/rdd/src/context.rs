@@ -1,14 +1,16 @@
 //! How does a program begin, and how is a job run from it?
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::ThreadId;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use model::graph::{Job, Stage};
-use model::runner::{JobError, JobItem};
+use model::runner::{JobError, JobItem, JobStream};
 use model::setting::Values;
+use model::write::{WriteReport, WriteTarget};
 use model::{AccumulatorId, JobId, JobRunner, PartitionId};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -172,11 +174,38 @@ impl RddContext {
     pub fn run(
         &self,
         job: Job,
-        mut each: impl FnMut(PartitionId, Bytes) -> Result<std::ops::ControlFlow<()>, Error>,
+        mut each: impl FnMut(PartitionId, Bytes) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<(), Error> {
+        self.drive(self.0.runner.run(job), |item| match item {
+            JobItem::Result { partition, bytes } => each(partition, bytes),
+            // Its last stage gives results.
+            JobItem::Accumulated(_) | JobItem::Shuffled { .. } | JobItem::Written(_) => Ok(ControlFlow::Continue(())),
+        })
+    }
+
+    /// Runs a job that writes, and says what it wrote.
+    ///
+    /// # Errors
+    /// When the job does not succeed.
+    pub(crate) fn write(&self, job: Job, target: WriteTarget) -> Result<WriteReport, Error> {
+        let mut written = WriteReport::default();
+        self.drive(self.0.runner.write(job, target), |item| {
+            if let JobItem::Written(report) = item {
+                written = report;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(written)
+    }
+
+    /// Merges what accumulators receive, and gives all other items of a job to a function on this thread.
+    fn drive(
+        &self,
+        mut stream: JobStream,
+        mut each: impl FnMut(JobItem) -> Result<ControlFlow<()>, Error>,
     ) -> Result<(), Error> {
         let (sender, receiver) = mpsc::channel::<Result<JobItem, JobError>>();
         let room = Arc::new(Semaphore::new(RESULTS_WAITING));
-        let mut stream = self.0.runner.run(job);
         let pump = self.0.io.spawn({
             let room = Arc::clone(&room);
             async move {
@@ -196,11 +225,6 @@ impl RddContext {
         for item in receiver {
             room.add_permits(1);
             match item? {
-                JobItem::Result { partition, bytes } => {
-                    if each(partition, bytes)?.is_break() {
-                        break;
-                    }
-                }
                 JobItem::Accumulated(updates) => {
                     let mut totals = self.totals();
                     for update in updates {
@@ -208,6 +232,11 @@ impl RddContext {
                         if known == Some(false) {
                             totals.remove(&update.accumulator);
                         }
+                    }
+                }
+                item => {
+                    if each(item)?.is_break() {
+                        break;
                     }
                 }
             }

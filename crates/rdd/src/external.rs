@@ -314,9 +314,17 @@ pub(crate) fn own<T: Data>(mut value: T) -> Result<T, Error> {
     codec::decode(&codec::encode(&value)?)
 }
 
+/// The hash of a key in tables and runs: it lasts as long as they do.
+#[inline]
+fn hash_of<K: Hash + 'static>(key: &K) -> u64 {
+    match (key as &dyn Any).downcast_ref::<Str>() {
+        Some(text) => text.hash_words(),
+        None => FixedState::default().hash_one(key),
+    }
+}
+
 /// A value per key, combined from what is inserted under the key, in memory alone. See [`Combiner`].
 pub(crate) struct CombineTable<K, C> {
-    hasher: FixedState,
     table: HashTable<(K, C)>,
     loan: Loan,
     full: bool,
@@ -326,7 +334,7 @@ impl<K: Data + Hash + Eq, C: Data> CombineTable<K, C> {
     /// With memory of a task.
     pub(crate) fn new(resources: &Resources) -> Self {
         let loan = Loan::new(&resources.memory);
-        Self { hasher: FixedState::default(), table: HashTable::new(), loan, full: false }
+        Self { table: HashTable::new(), loan, full: false }
     }
 
     /// Whether the pool refused to lend what the table needs: it should be drained now.
@@ -344,10 +352,8 @@ impl<K: Data + Hash + Eq, C: Data> CombineTable<K, C> {
         create: impl FnOnce(V) -> C,
         merge: impl FnOnce(C, V) -> C,
     ) -> Result<(), Error> {
-        let hasher = &self.hasher;
         let due = self.loan.is_due();
-        let hash = hasher.hash_one(&key);
-        match self.table.entry(hash, |(known, _)| *known == key, |(known, _)| hasher.hash_one(known)) {
+        match self.table.entry(hash_of(&key), |(known, _)| *known == key, |(known, _)| hash_of(known)) {
             Entry::Occupied(entry) => {
                 let before = if due { self.loan.encoded_size(&entry.get().1)? } else { 0 };
                 let entry = replace(entry, |kept| merge(kept, value));
@@ -376,8 +382,7 @@ impl<K: Data + Hash + Eq, C: Data> CombineTable<K, C> {
 
     /// Takes everything out, in the order of the keys' hashes.
     fn drain_by_hash(&mut self) -> Vec<(u64, K, C)> {
-        let hasher = self.hasher.clone();
-        let mut entries: Vec<_> = self.drain().map(|(key, value)| (hasher.hash_one(&key), key, value)).collect();
+        let mut entries: Vec<_> = self.drain().map(|(key, value)| (hash_of(&key), key, value)).collect();
         entries.sort_unstable_by_key(|&(hash, ..)| hash);
         entries
     }
@@ -583,12 +588,13 @@ pub(crate) trait Order<T> {
     fn is_exact(&self) -> bool;
 
     /// Puts rows in order; equal ones keep theirs.
-    fn sort(&self, rows: &mut [T]) {
+    fn sort(&self, rows: &mut Vec<T>) {
         self.sort_by_prefix(rows);
     }
 
     /// Puts rows in order by the numbers first.
-    fn sort_by_prefix(&self, rows: &mut [T]) {
+    #[expect(unsafe_code, reason = "see `permute`")]
+    fn sort_by_prefix(&self, rows: &mut Vec<T>) {
         let mut places: Vec<Place> = (0..).zip(rows.iter()).map(|(at, row)| (self.prefix(row), at)).collect();
         if self.is_exact() {
             places.sort_unstable();
@@ -598,7 +604,8 @@ pub(crate) trait Order<T> {
                 a.0.cmp(&b.0).then_with(|| self.compare(row(a), row(b))).then_with(|| a.1.cmp(&b.1))
             });
         }
-        permute(rows, &mut places);
+        // SAFETY: each row got one place, and sorting only moves places.
+        unsafe { permute(rows, &places) };
     }
 }
 
@@ -626,19 +633,20 @@ impl<T, O: Order<T>> Compare<T> for O {
 /// A row's prefix and where it is.
 type Place = (u64, u32);
 
-/// Brings to every place the row that belongs there, along the cycles of the permutation: no row is copied twice.
-pub(crate) fn permute<T, P>(rows: &mut [T], places: &mut [(P, u32)]) {
-    for start in 0..places.len() {
-        let mut at = start;
-        loop {
-            let next = std::mem::replace(&mut places[at].1, at as u32) as usize;
-            if next == start {
-                break;
-            }
-            rows.swap(at, next);
-            at = next;
-        }
+/// Brings to every place the row that belongs there, from wherever it lies: rows are read independently of each other,
+/// so that the processor waits for many of them at once.
+///
+/// # Safety
+/// `places` names every row once.
+#[expect(unsafe_code, reason = "moving rows one by one along cycles waits for memory at every step")]
+pub(crate) unsafe fn permute<T, P>(rows: &mut Vec<T>, places: &[(P, u32)]) {
+    let mut sorted = Vec::with_capacity(rows.len());
+    // SAFETY: rows are dropped where they are put now, not where they were; the caller says that each is read once.
+    unsafe {
+        rows.set_len(0);
+        sorted.extend(places.iter().map(|(_, at)| rows.as_ptr().add(*at as usize).read()));
     }
+    *rows = sorted;
 }
 
 /// Sorts rows; what exceeds memory goes to the local disk. Equal rows keep their order.
@@ -662,8 +670,9 @@ impl<T: Data, O: Order<T>> Sorter<T, O> {
     pub(crate) fn push(&mut self, row: T) -> Result<(), Error> {
         if self.loan.is_due() {
             let encoded = self.loan.encoded_size(&row)?;
-            // Besides itself: its place in the list, which doubles as it grows, and its prefix and number.
-            let place = (2 * size_of::<T>() + size_of::<Place>()) as u64;
+            // Besides itself: its place in the list, which doubles as it grows, its prefix and number, and its place in
+            // the sorted list.
+            let place = (3 * size_of::<T>() + size_of::<Place>()) as u64;
             if !self.loan.measured(encoded + place, 0) {
                 self.spill()?;
             }

@@ -26,6 +26,17 @@ pub(crate) enum Error {
     /// A pattern matches nothing.
     #[error("read `{0}`: no file matches")]
     NoMatch(String),
+    /// A folder lies where files were wanted.
+    #[error(
+        "read `{within}`: `{folder}` is no file; to read what lies in folders within it, name them or use a pattern such as \
+         `{within}/**/*`"
+    )]
+    FolderWithin {
+        /// What was to be read.
+        within: String,
+        /// The folder in it.
+        folder: String,
+    },
     /// No path was given.
     #[error("read files: `{0}` names none")]
     NoPath(String),
@@ -84,6 +95,7 @@ impl Error {
             Self::NoSuchPath(_)
             | Self::NoMatch(_)
             | Self::NoPath(_)
+            | Self::FolderWithin { .. }
             | Self::Pattern { .. }
             | Self::NameNotText(_)
             | Self::Read { .. }
@@ -266,9 +278,10 @@ impl<T> Packer<T> {
     }
 }
 
-/// All files that `paths` names: files, folders with all that is below them, patterns (`*`, `?`, `[a-z]`, `{a,b}`, `**`),
+/// All files that `paths` names: files, folders with the files in them, patterns (`*`, `?`, `[a-z]`, `{a,b}`, `**`) of both,
 /// several of these between commas; each a path of this machine or a URL. Names that begin with `_` or `.` are skipped
-/// unless they are named themselves.
+/// unless they are named themselves. A folder in a folder is an error, as in Spark: whoever wants all that is below says
+/// so by `**`.
 pub(crate) fn list(paths: &str, io: &Handle) -> Result<Vec<File>, Error> {
     let mut files = Vec::new();
     let entries = split_list(paths);
@@ -350,22 +363,26 @@ fn list_local(entry: &str) -> Result<Vec<File>, Error> {
     let absolute = std::path::absolute(entry).map_err(read)?;
     let mut files = Vec::new();
     match fs::metadata(&absolute) {
-        Ok(meta) => add_local(&absolute, &meta, 0, &mut files)?,
+        Ok(meta) => add_local(&absolute, &meta, &mut files)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound && is_pattern(entry) => {
             let mut matched = false;
             for pattern in expand(text_of(&absolute)?) {
+                let named = pattern.split('/').take_while(|segment| !is_pattern(segment)).count();
                 for path in glob::glob_with(&pattern, MATCHING).map_err(malformed(entry))? {
                     let path = path.map_err(|error| Error::Read {
                         path: error.path().display().to_string(),
                         source: error.into(),
                     })?;
-                    if path.file_name().and_then(|name| name.to_str()).is_some_and(is_hidden) {
+                    if text_of(&path)?.split('/').skip(named).any(is_hidden) {
                         continue;
                     }
-                    matched = true;
                     let meta = fs::metadata(&path)
                         .map_err(|source| Error::Read { path: path.display().to_string(), source })?;
-                    add_local(&path, &meta, 0, &mut files)?;
+                    if meta.is_dir() && is_deep(&pattern) {
+                        continue; // Its files match themselves.
+                    }
+                    matched = true;
+                    add_local(&path, &meta, &mut files)?;
                 }
             }
             if !matched {
@@ -382,26 +399,30 @@ fn text_of(path: &Path) -> Result<&str, Error> {
     path.to_str().ok_or_else(|| Error::NameNotText(path.display().to_string()))
 }
 
-/// Folders within folders end here: what is deeper is a link that leads back up.
-const MAX_DEPTH: u32 = 100;
+/// Whether a pattern reaches into folders of any depth.
+fn is_deep(pattern: &str) -> bool {
+    pattern.split('/').any(|segment| segment == "**")
+}
 
-/// Adds a file, or all files below a folder.
-fn add_local(path: &Path, meta: &fs::Metadata, depth: u32, files: &mut Vec<File>) -> Result<(), Error> {
+/// Adds a file, or the files in a folder.
+fn add_local(path: &Path, meta: &fs::Metadata, files: &mut Vec<File>) -> Result<(), Error> {
     let read = |source| Error::Read { path: path.display().to_string(), source };
     if !meta.is_dir() {
         files.push(File { location: Location::Local(text_of(path)?.to_owned()), bytes: meta.len() });
         return Ok(());
     }
-    if depth > MAX_DEPTH {
-        return Err(read(io::Error::other(format!("folders lie more than {MAX_DEPTH} deep"))));
-    }
+    let within = path;
     for entry in fs::read_dir(path).map_err(read)? {
         let path = entry.map_err(read)?.path();
         if path.file_name().and_then(|name| name.to_str()).is_some_and(is_hidden) {
             continue;
         }
         let meta = fs::metadata(&path).map_err(|source| Error::Read { path: path.display().to_string(), source })?;
-        add_local(&path, &meta, depth + 1, files)?;
+        if meta.is_dir() {
+            let (within, folder) = (within.display().to_string(), path.display().to_string());
+            return Err(Error::FolderWithin { within, folder });
+        }
+        files.push(File { location: Location::Local(text_of(&path)?.to_owned()), bytes: meta.len() });
     }
     Ok(())
 }
@@ -434,14 +455,20 @@ fn list_store(scheme: &str, rest: &str, entry: &str, io: &Handle) -> Result<Vec<
         if all.is_empty() {
             return Err(Error::NoSuchPath(entry.to_owned()));
         }
-        let below = |at: &object_store::path::Path| {
-            at.prefix_match(&prefix).is_some_and(|mut parts| !parts.any(|part| is_hidden(part.as_ref())))
-        };
-        return Ok(all
-            .iter()
-            .filter(|meta| below(&meta.location))
-            .map(|meta| found(&meta.location, meta.size))
-            .collect());
+        let mut files = Vec::new();
+        for meta in all {
+            let Some(below) = meta.location.prefix_match(&prefix) else { continue };
+            let below: Vec<_> = below.collect();
+            if below.iter().any(|part| is_hidden(part.as_ref())) {
+                continue;
+            }
+            if let [folder, _, ..] = &below[..] {
+                let within = entry.trim_end_matches('/').to_owned();
+                return Err(Error::FolderWithin { folder: format!("{within}/{}", folder.as_ref()), within });
+            }
+            files.push(found(&meta.location, meta.size));
+        }
+        return Ok(files);
     }
     let mut files = Vec::new();
     for pattern in expand(key) {
@@ -453,10 +480,19 @@ fn list_store(scheme: &str, rest: &str, entry: &str, io: &Handle) -> Result<Vec<
         let depth = pattern.split('/').count();
         for meta in listed(&literal.join("/"))?.1 {
             let key = meta.location.as_ref();
-            // What lies below a folder that matches belongs to it.
-            let folder = key.match_indices('/').nth(depth - 1).map_or(key, |(at, _)| &key[..at]);
-            let hidden = key.split('/').skip(literal.len()).any(is_hidden);
-            if !hidden && (compiled.matches_with(key, MATCHING) || compiled.matches_with(folder, MATCHING)) {
+            if key.split('/').skip(literal.len()).any(is_hidden) {
+                continue;
+            }
+            // What lies in a folder that matches belongs to it.
+            let folder = key.match_indices('/').nth(depth - 1).map(|(at, _)| &key[..at]);
+            let folder = folder.filter(|folder| !is_deep(&pattern) && compiled.matches_with(folder, MATCHING));
+            if let Some(folder) = folder
+                && let Some((deeper, _)) = key[folder.len() + 1..].split_once('/')
+            {
+                let within = format!("{scheme}://{authority}/{folder}");
+                return Err(Error::FolderWithin { folder: format!("{within}/{deeper}"), within });
+            }
+            if folder.is_some() || compiled.matches_with(key, MATCHING) {
                 files.push(found(&meta.location, meta.size));
             }
         }
@@ -514,7 +550,14 @@ mod tests {
         let names = |paths: &str| listed(paths, root).unwrap();
         assert_eq!(names(&at("a.txt")), ["a.txt"]);
         assert_eq!(names(&at("_SUCCESS")), ["_SUCCESS"], "named itself");
-        assert_eq!(names(&at("")), ["a.txt", "b.txt", "c.log", "other/f.txt", "sub/d.txt"]);
+        assert_eq!(names(&at("sub")), ["sub/d.txt"], "hidden folders do not count");
+        assert_eq!(names(&at("**/*")), ["a.txt", "b.txt", "c.log", "other/f.txt", "sub/d.txt"]);
+        assert_eq!(names(&at("**/*.txt")), ["a.txt", "b.txt", "other/f.txt", "sub/d.txt"]);
+        let refused = listed(&at(""), root).unwrap_err();
+        assert!(
+            matches!(&refused, Error::FolderWithin { folder, .. } if folder.ends_with("sub") || folder.ends_with("other"))
+        );
+        assert!(refused.to_string().contains("is no file"), "{refused}");
         assert_eq!(names(&at("*.txt")), ["a.txt", "b.txt"]);
         assert_eq!(names(&at("[^a].{txt,log}")), ["b.txt", "c.log"]);
         assert_eq!(names(&at("*")), ["a.txt", "b.txt", "c.log", "other/f.txt", "sub/d.txt"]);
@@ -525,6 +568,27 @@ mod tests {
         assert!(matches!(listed(&at("x[.txt"), root), Err(Error::Pattern { .. })));
         assert!(matches!(listed(" , ", root), Err(Error::NoPath(_))));
         assert_eq!(listed(&at("none"), root).unwrap_err().into_failure().kind, FailureKind::Query);
+    }
+
+    #[test]
+    fn folders_of_stores_are_read_as_those_of_disks() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let store = open_store("memory://folders").unwrap();
+        for name in ["in/a.txt", "in/_x/b.txt", "deep/c.txt", "deep/sub/d.txt", "deep/sub/sub/e.txt"] {
+            runtime.block_on(store.put(&name.into(), name.into())).unwrap();
+        }
+        let names = |path: &str| {
+            let files = list(&format!("memory://folders/{path}"), runtime.handle());
+            files.map(|files| files.into_iter().map(|file| file.location.to_string()).collect::<Vec<_>>())
+        };
+        let at = |names: &[&str]| names.iter().map(|name| format!("memory://folders/{name}")).collect::<Vec<_>>();
+        assert_eq!(names("in").unwrap(), at(&["in/a.txt"]));
+        assert_eq!(names("*n").unwrap(), at(&["in/a.txt"]));
+        assert_eq!(names("deep/*.txt").unwrap(), at(&["deep/c.txt"]));
+        assert_eq!(names("deep/**/*").unwrap(), at(&["deep/c.txt", "deep/sub/d.txt", "deep/sub/sub/e.txt"]));
+        for nested in ["deep", "deep/*", "d{eep}"] {
+            assert!(matches!(names(nested), Err(Error::FolderWithin { .. })), "{nested}");
+        }
     }
 
     #[test]

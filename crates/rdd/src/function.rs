@@ -347,7 +347,7 @@ pub(crate) fn decode<F: Function>(body: &mut BodyReader<'_>) -> Result<F, Error>
 }
 
 /// The one value of a function type without captures.
-pub(crate) fn conjure<F: Function>() -> F {
+pub fn conjure<F: Function>() -> F {
     const { assert!(size_of::<F>() == 0) };
     // SAFETY: the type has no bytes to read, and whoever names it here had a value of it.
     unsafe { NonNull::<F>::dangling().read() }

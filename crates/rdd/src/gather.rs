@@ -1,10 +1,11 @@
 //! Which operations take whole partitions together?
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use model::shuffle::ReadRange;
 
-use crate::chain::{Chain, Label, Lineage};
+use crate::chain::{Chain, Label, Lineage, Partitioning};
 use crate::codec::{BodyReader, BodyWriter, InputReader, InputWriter};
 use crate::collection::slice;
 use crate::compute::Task;
@@ -209,6 +210,74 @@ impl<C: Chain> Chain for Coalesce<C> {
                 self.parent.compute(task, parent, &mut rest).map_err(|error| task.fail(error)).ok()
             })
             .flatten())
+    }
+}
+
+/// Some neighbouring partitions of a dataset, and none of its others: those are not computed.
+#[derive(Clone)]
+pub struct Pruned<C> {
+    parent: C,
+    first: u32,
+    partitions: u32,
+    label: Label,
+}
+
+impl<C: Chain> Pruned<C> {
+    pub(crate) fn new(parent: C, kept: Range<u32>, label: Label) -> Self {
+        Self { parent, first: kept.start, partitions: kept.end - kept.start, label }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.partitions == self.parent.partitions()
+    }
+}
+
+impl<C: Chain> Chain for Pruned<C> {
+    type Item = C::Item;
+
+    fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    fn partitioning(&self) -> Option<Partitioning> {
+        // With other numbers, partitions are not where others with the same partitioning look for them.
+        self.parent.partitioning().filter(|_| self.is_whole())
+    }
+
+    fn encode(&self, body: &mut BodyWriter) -> Result<(), Error> {
+        self.parent.encode(body)
+    }
+
+    fn decode(body: &mut BodyReader<'_>) -> Result<Self, Error> {
+        Ok(Self { parent: C::decode(body)?, first: 0, partitions: 0, label: Label::remote("prune") })
+    }
+
+    fn write_input(&self, partition: u32, input: &mut InputWriter) -> Result<(), Error> {
+        let parent = self.first + partition;
+        input.value(&parent)?;
+        self.parent.write_input(parent, input)
+    }
+
+    fn reads(&self, partition: u32, ranges: &mut Vec<ReadRange>) {
+        self.parent.reads(self.first + partition, ranges);
+    }
+
+    fn lineage(&self, lineage: &mut Lineage) {
+        if self.is_whole() {
+            return self.parent.lineage(lineage);
+        }
+        lineage.operation(self.label, self.partitions);
+        lineage.moved(|lineage| self.parent.lineage(lineage));
+    }
+
+    fn compute<'a>(
+        &'a self,
+        task: &'a Task,
+        _: u32,
+        input: &mut InputReader,
+    ) -> Result<impl Iterator<Item = C::Item> + use<'a, C>, Error> {
+        let parent: u32 = input.value()?;
+        self.parent.compute(task, parent, input)
     }
 }
 

@@ -14,14 +14,14 @@ use std::ops::ControlFlow;
 use model::shuffle::ReadRange;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{Chain, Label, Lineage, Partitioning};
+use crate::chain::{Chain, KeyBounds, Label, Lineage, Partitioning};
 use crate::codec::{BodyReader, BodyWriter, Data, InputReader, InputWriter};
 use crate::compute::Task;
 use crate::dataset::Rdd;
 use crate::error::Error;
 use crate::external::{Order, Resources, Sorter, permute};
 use crate::function::{Function, assert_portable};
-use crate::range_partitioner::{RangeBounds, Sketch, sample_size, too_thin};
+use crate::range_partitioner::{Lookup, RangeBounds, Sketch, sample_size, too_thin};
 use crate::sampling::{Sampler, generator, reservoir};
 use crate::sort_key;
 use crate::stages::{Action, MapSide, ShuffleDependency, ShuffleWriter};
@@ -142,7 +142,8 @@ impl<T, B: SortBy<T>> Order<T> for Directed<B> {
         sort_key::is_exact::<B::Key>()
     }
 
-    fn sort(&self, rows: &mut [T]) {
+    #[expect(unsafe_code, reason = "see `permute`")]
+    fn sort(&self, rows: &mut Vec<T>) {
         if !B::COMPUTED || sort_key::has_prefix::<B::Key>() {
             return self.sort_by_prefix(rows);
         }
@@ -150,7 +151,8 @@ impl<T, B: SortBy<T>> Order<T> for Directed<B> {
         let keys = rows.iter().map(|row| self.by.with_key(row, Clone::clone));
         let mut places: Vec<(B::Key, u32)> = keys.zip(0..).collect();
         places.sort_unstable_by(|a, b| self.directed(a.0.cmp(&b.0)).then_with(|| a.1.cmp(&b.1)));
-        permute(rows, &mut places);
+        // SAFETY: each row got one place, and sorting only moves places.
+        unsafe { permute(rows, &places) };
     }
 }
 
@@ -233,8 +235,9 @@ impl<T: Data, B: SortBy<T>> MapSide<T> for ByRange<B, B::Key> {
         rows: I,
         output: &mut ShuffleWriter,
     ) -> Result<(), Error> {
+        let bounds = Lookup::new(&self.bounds);
         rows.for_each(|row| {
-            let partition = self.by.with_key(&row, |key| self.bounds.partition(key));
+            let partition = self.by.with_key(&row, |key| bounds.partition(key));
             output.write(partition, &row).unwrap_or_else(|error| task.fail(error));
         });
         Ok(())
@@ -362,11 +365,12 @@ impl<T: Data, C: Chain<Item = T>> Rdd<T, C> {
         label: Label,
     ) -> Result<Rdd<T, Sorted<T, B>>, Error> {
         let bounds = self.bounds(&by, direction, partitions, label)?;
-        let partitions = bounds.partitions();
+        let (partitions, known) = (bounds.partitions(), KeyBounds::new(bounds.clone()));
         let write = ByRange { by: by.clone(), bounds };
         let dependency = ShuffleDependency::new(self.context(), self.chain().clone(), write, partitions, label);
         // The shuffle's number is as unique as the samples that its bounds were made of.
-        let partitioning = (!B::COMPUTED).then(|| Partitioning::Range { id: dependency.shuffle().0, partitions });
+        let id = dependency.shuffle().0;
+        let partitioning = (!B::COMPUTED).then_some(Partitioning::Range { id, partitions, bounds: known });
         let source = ShuffleSource::new(dependency);
         let order = Directed { by, direction };
         Ok(Rdd::new(self.context(), Sorted { source, order, partitioning, label, rows: PhantomData }))

@@ -14,6 +14,7 @@ use crate::compute::Task;
 use crate::dataset::Rdd;
 use crate::error::Error;
 use crate::function::{Captured, Function, assert_portable};
+use crate::gather::Pruned;
 use crate::narrow::{Filter, Map};
 use crate::wide::{CoGroup, partition_of};
 
@@ -172,18 +173,25 @@ impl<K: 'static, V: 'static, C: Chain<Item = (K, V)>> Rdd<(K, V), C> {
         Rdd::new(self.context(), FlatMapValues { parent: self.chain().clone(), function, label })
     }
 
-    /// The pairs whose key lies from `lower` to `upper`, both included.
+    /// The pairs whose key lies from `lower` to `upper`, both included. Of a dataset that was sorted by key, only the
+    /// partitions are computed that can hold such keys.
     #[track_caller]
     pub fn filter_by_range(
         &self,
         lower: K,
         upper: K,
-    ) -> Rdd<(K, V), Filter<C, impl Fn(&(K, V)) -> bool + Function + use<K, V, C>>>
+    ) -> Rdd<(K, V), Filter<Pruned<C>, impl Fn(&(K, V)) -> bool + Function + use<K, V, C>>>
     where
         K: Data + Clone + Ord,
     {
+        let kept = match self.partitioning() {
+            Some(Partitioning::Range { bounds, .. }) => bounds.of::<K>().map(|bounds| bounds.holding(&lower, &upper)),
+            Some(Partitioning::Hash { .. }) | None => None,
+        };
+        let kept = kept.unwrap_or(0..self.partitions());
+        let pruned = Pruned::new(self.chain().clone(), kept, Label::here("filter_by_range"));
         let bounds = Captured::new((lower, upper));
-        self.filter(move |(key, _)| {
+        Rdd::new(self.context(), pruned).filter(move |(key, _)| {
             let (lower, upper) = Captured::get(&bounds);
             lower <= key && key <= upper
         })

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::sort_key;
+
 /// Sampled keys wanted per partition that is to come: enough for parts within a few tens of percent of each other.
 const SAMPLE_PER_PARTITION: u64 = 20;
 
@@ -56,6 +58,17 @@ pub(crate) struct RangeBounds<K> {
     ascending: bool,
 }
 
+impl<K: Ord> RangeBounds<K> {
+    /// The partitions in which keys from `lower` to `upper` lie, both included.
+    pub(crate) fn holding(&self, lower: &K, upper: &K) -> std::ops::Range<u32> {
+        let at = |key| self.upper.partition_point(|bound| bound < key);
+        let (first, last) = (at(lower), at(upper).max(at(lower)));
+        let (first, last) =
+            if self.ascending { (first, last) } else { (self.upper.len() - last, self.upper.len() - first) };
+        first as u32..last as u32 + 1
+    }
+}
+
 impl<K: Ord + Clone> RangeBounds<K> {
     /// Bounds for at most `partitions` partitions from the samples of all partitions of the input.
     pub(crate) fn determine(sketches: Vec<Sketch<K>>, partitions: u32, ascending: bool) -> Self {
@@ -89,13 +102,31 @@ impl<K: Ord> RangeBounds<K> {
     pub(crate) fn partitions(&self) -> u32 {
         self.upper.len() as u32 + 1
     }
+}
+
+/// Finds partitions between bounds: by their prefixes, so that most keys are looked up in numbers that lie side by side.
+pub(crate) struct Lookup<'a, K> {
+    bounds: &'a RangeBounds<K>,
+    prefixes: Vec<u64>,
+}
+
+impl<'a, K: Ord + 'static> Lookup<'a, K> {
+    pub(crate) fn new(bounds: &'a RangeBounds<K>) -> Self {
+        Self { bounds, prefixes: bounds.upper.iter().map(sort_key::prefix).collect() }
+    }
 
     /// The partition of a key.
     #[inline]
     #[must_use]
     pub(crate) fn partition(&self, key: &K) -> u32 {
-        let at = self.upper.partition_point(|bound| bound < key) as u32;
-        if self.ascending { at } else { self.upper.len() as u32 - at }
+        let RangeBounds { upper, ascending } = self.bounds;
+        let prefix = sort_key::prefix(key);
+        let mut at = self.prefixes.partition_point(|bound| *bound < prefix);
+        if self.prefixes.get(at) == Some(&prefix) {
+            let alike = self.prefixes[at..].partition_point(|bound| *bound == prefix);
+            at += upper[at..at + alike].partition_point(|bound| bound < key);
+        }
+        (if *ascending { at } else { upper.len() - at }) as u32
     }
 }
 
@@ -121,7 +152,8 @@ mod tests {
         let bounds = RangeBounds::determine(sketches, 8, true);
         assert_eq!(bounds.partitions(), 8);
         let mut sizes = [0u32; 8];
-        inputs.iter().flatten().for_each(|key| sizes[bounds.partition(key) as usize] += 1);
+        let lookup = Lookup::new(&bounds);
+        inputs.iter().flatten().for_each(|key| sizes[lookup.partition(key) as usize] += 1);
         assert!(sizes.iter().all(|&n| (2_500..=8_500).contains(&n)), "{sizes:?}");
     }
 
@@ -138,7 +170,20 @@ mod tests {
     #[test]
     fn of_nothing_there_is_one_partition() {
         let bounds = RangeBounds::<u32>::determine(vec![], 9, true);
-        assert_eq!((bounds.partitions(), bounds.partition(&3)), (1, 0));
+        assert_eq!((bounds.partitions(), Lookup::new(&bounds).partition(&3)), (1, 0));
+    }
+
+    /// Sorts keys, and checks that their partitions are in order and exist.
+    fn keeps_order<K: Ord + Clone + 'static>(mut keys: Vec<K>, partitions: u32, ascending: bool) -> bool {
+        let (sample, number) = reservoir(keys.iter().cloned(), 60, &mut generator(5, 0));
+        let bounds = RangeBounds::determine(vec![Sketch { keys: number, sample }], partitions, ascending);
+        keys.sort_unstable();
+        if !ascending {
+            keys.reverse();
+        }
+        let lookup = Lookup::new(&bounds);
+        let places: Vec<u32> = keys.iter().map(|key| lookup.partition(key)).collect();
+        bounds.partitions() <= partitions && places.is_sorted() && places.iter().all(|&p| p < bounds.partitions())
     }
 
     proptest! {
@@ -146,14 +191,11 @@ mod tests {
         fn order_of_partitions_is_order_of_keys(
             keys in prop::collection::vec(0u32..50, 0..200), partitions in 1u32..12, ascending: bool,
         ) {
-            let bounds = RangeBounds::determine(vec![sketch(&keys, 60, 0)], partitions, ascending);
-            prop_assert!(bounds.partitions() <= partitions);
-            let mut sorted = keys;
-            sorted.sort_unstable();
-            if !ascending { sorted.reverse(); }
-            let places: Vec<u32> = sorted.iter().map(|key| bounds.partition(key)).collect();
-            prop_assert!(places.is_sorted());
-            prop_assert!(places.iter().all(|&p| p < bounds.partitions()));
+            // Keys that are their prefix, keys whose prefixes are alike, keys without one.
+            prop_assert!(keeps_order(keys.clone(), partitions, ascending));
+            let texts = keys.iter().map(|key| format!("{}:the same{}", key / 10, key % 10)).collect();
+            prop_assert!(keeps_order::<String>(texts, partitions, ascending));
+            prop_assert!(keeps_order(keys.iter().map(|key| (key / 10, key % 10)).collect(), partitions, ascending));
         }
     }
 }

@@ -77,7 +77,7 @@ impl<T: Display + 'static, C: Chain<Item = T>> Save<T, C> {
         let stages = cut(context, self.rdd.chain().clone(), action, label, Output::Write)?;
         let job = context.job_with_id(job, label, stages, (0..partitions).map(PartitionId).collect());
         let target = WriteTarget { destination, mode: self.mode, write };
-        Ok(context.wait(context.runner().write(job, target))?)
+        context.write(job, target)
     }
 }
 

@@ -151,8 +151,8 @@ impl<T: Data> Attachable for Handle<T> {
 pub(crate) fn store_failure(what: String, error: &object_store::Error) -> Failure {
     use object_store::Error as E;
     let kind = match error {
-        E::PermissionDenied { .. } | E::Unauthenticated { .. } => FailureKind::StoreDenied,
         E::NotFound { .. } => FailureKind::Internal,
+        refused if shuffle::store::is_refusal(refused) => FailureKind::StoreDenied,
         _ => FailureKind::StoreUnavailable,
     };
     let cause = Failure::from_error(kind.clone(), error);

@@ -5,11 +5,15 @@
 
 #![expect(unsafe_code, reason = "three words are read as what their last byte says, and text is not checked again")]
 
+use std::cell::Cell;
+use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::ptr;
 use std::slice;
 use std::str;
 use std::sync::Arc;
+
+use foldhash::fast::FixedState;
 
 /// Text of at most so many bytes is held without an allocation.
 const INLINE_BYTES: usize = 23;
@@ -28,7 +32,7 @@ compile_error!("text is held in three words of 64 bits, lowest byte first");
 
 /// Immutable text: valid UTF-8, always.
 ///
-/// Inline: the text's bytes from the first byte of `first` on, and whatever followed them. Shared: the address of the
+/// Inline: the text's bytes from the first byte of `first` on, and zeros behind them. Shared: the address of the
 /// `String` of an `Arc`, a share of which this is; the address of the first byte within it; the length.
 #[repr(C)]
 pub(crate) struct SharedStr {
@@ -95,38 +99,39 @@ impl SharedStr {
     /// Whether it is the same text. Short ones are compared in registers, without a call that compares.
     #[inline]
     pub(crate) fn equals(&self, other: &Self) -> bool {
-        if self.is_shared() || other.is_shared() {
+        if self.is_shared() {
             return self.as_str() == other.as_str();
         }
-        // What follows the text in the words does not count; lengths that differ differ in the last byte.
-        let length = (self.third >> TAG_SHIFT) as usize;
-        let counted = |word: usize| match length.saturating_sub(8 * word) {
-            0 => 0,
-            left @ 1..8 => (1 << (8 * left)) - 1,
-            _ => u64::MAX,
-        };
-        let tag = !BELOW_TAG;
-        ((self.first ^ other.first) & counted(0))
-            | ((self.second ^ other.second) & counted(1))
-            | ((self.third ^ other.third) & (counted(2) | tag))
-            == 0
+        // Lengths that differ, and being shared, differ in the last byte.
+        (self.first ^ other.first) | (self.second ^ other.second) | (self.third ^ other.third) == 0
+    }
+
+    /// A hash that lasts no longer than the process. Short text is hashed in registers, without a call that reads it.
+    #[inline]
+    pub(crate) fn hash_words(&self) -> u64 {
+        if self.is_shared() {
+            return FixedState::default().hash_one(self.as_str());
+        }
+        mix(mix(self.first ^ SEEDS[0], self.second ^ SEEDS[1]) ^ self.third, SEEDS[2])
     }
 
     /// The part from `start` to `end`, which must lie between characters.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn cut(&self, start: usize, end: usize) -> Self {
         let part = &self.as_str()[start..end];
         let Some(owner) = self.owner() else { return Self::copied(part) };
         if part.len() > INLINE_BYTES {
-            // SAFETY: a share of the owner for the part.
-            unsafe { Arc::increment_strong_count(ptr::from_ref(owner)) };
+            take_share(owner);
             return Self::words(self.first, self.second + start as u64, part.len() as u64 | SHARED << TAG_SHIFT);
         }
         let at = (self.second as usize + start) - owner.as_ptr().addr();
         match owner.as_bytes().get(at..).and_then(<[u8]>::first_chunk::<24>) {
             Some(bytes) => {
-                let third = word(&bytes[16..]) & BELOW_TAG;
-                Self::words(word(bytes), word(&bytes[8..]), third | (part.len() as u64) << TAG_SHIFT)
+                let length = part.len();
+                let first = word(bytes) & FIRST_BYTES[length + 16];
+                let second = word(&bytes[8..]) & FIRST_BYTES[length + 8];
+                let third = word(&bytes[16..]) & FIRST_BYTES[length];
+                Self::words(first, second, third | (length as u64) << TAG_SHIFT)
             }
             None => Self::copied(part),
         }
@@ -141,6 +146,11 @@ impl SharedStr {
     pub(crate) fn into_string(self) -> Option<String> {
         let owner = ptr::from_ref(self.owner()?);
         std::mem::forget(self);
+        SPARE.with(|spare| {
+            if spare.owner.get() == owner {
+                spare.give_back();
+            }
+        });
         // SAFETY: the share that was this one's, which is forgotten.
         Arc::into_inner(unsafe { Arc::from_raw(owner) })
     }
@@ -150,8 +160,7 @@ impl Clone for SharedStr {
     #[inline]
     fn clone(&self) -> Self {
         if let Some(owner) = self.owner() {
-            // SAFETY: a share of the owner for the clone.
-            unsafe { Arc::increment_strong_count(ptr::from_ref(owner)) };
+            take_share(owner);
         }
         Self::words(self.first, self.second, self.third)
     }
@@ -161,10 +170,101 @@ impl Drop for SharedStr {
     #[inline]
     fn drop(&mut self) {
         if let Some(owner) = self.owner() {
-            // SAFETY: the share that is this one's, which nobody uses again.
-            unsafe { Arc::decrement_strong_count(ptr::from_ref(owner)) };
+            leave_share(owner);
         }
     }
+}
+
+/// Shares of one owner that this thread holds for the next text cut from it: lines and words come and go, and counting
+/// each of them atomically would cost more than finding it.
+struct Spare {
+    owner: Cell<*const String>,
+    shares: Cell<u32>,
+}
+
+/// So many shares are kept at most: all are given back one by one.
+const MOST_SPARE: u32 = 64;
+
+thread_local! {
+    static SPARE: Spare = const { Spare { owner: Cell::new(ptr::null()), shares: Cell::new(0) } };
+    static AT_END: AtEnd = const { AtEnd };
+}
+
+/// Gives spare shares back when its thread ends.
+struct AtEnd;
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        SPARE.with(Spare::give_back);
+    }
+}
+
+impl Spare {
+    fn give_back(&self) {
+        let owner = self.owner.replace(ptr::null());
+        for _ in 0..self.shares.replace(0) {
+            // SAFETY: a share that no text has.
+            unsafe { Arc::decrement_strong_count(owner) };
+        }
+    }
+}
+
+/// Takes another share of an owner that the caller has a share of.
+#[inline]
+fn take_share(owner: &String) {
+    let owner = ptr::from_ref(owner);
+    SPARE.with(|spare| match spare.shares.get() {
+        shares @ 1.. if spare.owner.get() == owner => spare.shares.set(shares - 1),
+        // SAFETY: it is the content of an `Arc` that lives.
+        _ => unsafe { Arc::increment_strong_count(owner) },
+    });
+}
+
+/// Leaves a share of an owner that nobody uses again.
+#[inline]
+fn leave_share(owner: &String) {
+    let owner = ptr::from_ref(owner);
+    SPARE.with(|spare| match spare.shares.get() {
+        shares @ 1..MOST_SPARE if spare.owner.get() == owner => spare.shares.set(shares + 1),
+        shares => leave_another(spare, owner, shares),
+    });
+}
+
+#[cold]
+fn leave_another(spare: &Spare, owner: *const String, shares: u32) {
+    // SAFETY: the share that is left.
+    let share = unsafe { Arc::from_raw(owner) };
+    // Nothing more will be cut from what nobody else shares; a thread that ends keeps nothing, since nobody would give it
+    // back.
+    let keep = Arc::strong_count(&share) > 1 && (shares == 0 || spare.owner.get() != owner);
+    if !keep || AT_END.try_with(|_| ()).is_err() {
+        return;
+    }
+    let owner = Arc::into_raw(share);
+    spare.give_back();
+    spare.owner.set(owner);
+    spare.shares.set(1);
+}
+
+/// Which bits of a word are its first bytes: none up to index 16, one byte at 17, all eight from 24 on.
+const FIRST_BYTES: [u64; INLINE_BYTES + 17] = {
+    let mut masks = [0; INLINE_BYTES + 17];
+    let mut at = 17;
+    while at < masks.len() {
+        masks[at] = if at < 24 { (1 << (8 * (at - 16))) - 1 } else { u64::MAX };
+        at += 1;
+    }
+    masks
+};
+
+/// Digits of π.
+const SEEDS: [u64; 3] = [0x243F_6A88_85A3_08D3, 0x1319_8A2E_0370_7344, 0xA409_3822_299F_31D0];
+
+/// Both halves of a product: every bit of the factors moves many of it.
+#[inline]
+fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product as u64) ^ ((product >> 64) as u64)
 }
 
 /// The first eight bytes.
@@ -241,6 +341,34 @@ mod tests {
         assert_eq!(SharedStr::copied("short").into_string(), None);
     }
 
+    #[test]
+    fn shares_that_a_thread_kept_come_back_when_it_ends() {
+        let whole = SharedStr::owned("a text that is longer than what is held inline".to_owned());
+        let other = SharedStr::owned("another text that is longer than what is held".to_owned());
+        let (cut, again) = (whole.cut(0, 30), other.cut(0, 30));
+        std::thread::spawn(move || {
+            for _ in 0..3 * MOST_SPARE {
+                drop(cut.clone());
+            }
+            let many: Vec<_> = std::iter::repeat_n(cut, 3 * MOST_SPARE as usize).collect();
+            drop(many);
+            drop(again);
+        })
+        .join()
+        .unwrap();
+        assert!(whole.into_string().is_some() && other.into_string().is_some());
+    }
+
+    #[test]
+    fn hashes_differ_in_every_bit() {
+        let words: Vec<SharedStr> = (0..100_000).map(|n| SharedStr::copied(&format!("{n}"))).collect();
+        for shift in [0, 20, 40, 57] {
+            let mut seen = [0u32; 128];
+            words.iter().for_each(|word| seen[(word.hash_words() >> shift) as usize % 128] += 1);
+            assert!(seen.iter().all(|n| (600..960).contains(n)), "from bit {shift}: {seen:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn every_cut_of_a_cut_is_that_of_str(
@@ -265,6 +393,7 @@ mod tests {
             for one in [&part, &again, &clone] {
                 for other in [&part, &again, &SharedStr::copied(one.as_str())] {
                     prop_assert_eq!(one.equals(other), one.as_str() == other.as_str());
+                    prop_assert!(!one.equals(other) || one.hash_words() == other.hash_words());
                 }
             }
         }

@@ -212,10 +212,11 @@ fn refused(error: files::Error) -> Error {
 impl RddContext {
     /// The lines of text files, without their ends (`\n`, `\r\n` or `\r`).
     ///
-    /// `paths` names a file, a folder (then all that is below it), a pattern (`*`, `?`, `[a-z]`, `{a,b}`, `**`), or
-    /// several of these between commas; each is a path of this machine or a URL of any object store. Files and folders
-    /// whose name begins with `_` or `.` are skipped unless they are named themselves. Files that end in `.gz`, `.bz2` or
-    /// `.zst` are decompressed. Bytes that are not UTF-8 become U+FFFD, and a warning counts them.
+    /// `paths` names a file, a folder (then the files in it), a pattern (`*`, `?`, `[a-z]`, `{a,b}`, `**`), or several of
+    /// these between commas; each is a path of this machine or a URL of any object store. A folder within a folder is
+    /// refused, as in Spark: the pattern `folder/**/*` reads all that is below. Files and folders whose name begins with
+    /// `_` or `.` are skipped unless they are named themselves. Files that end in `.gz`, `.bz2` or `.zst` are decompressed.
+    /// Bytes that are not UTF-8 become U+FFFD, and a warning counts them.
     ///
     /// Long files are cut into partitions of about 32 MiB, at line ends, and small ones share a partition; so the same
     /// files make the same partitions. A compressed file is never cut.

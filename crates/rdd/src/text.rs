@@ -53,7 +53,7 @@ impl Str {
     /// # Panics
     /// If the range is out of bounds or does not lie between characters, as `&str[..]` does.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
         let start = match range.start_bound() {
             Bound::Included(&at) => at,
@@ -108,8 +108,15 @@ impl Str {
         Split { text: self.clone(), at: Some(0), separator }
     }
 
+    /// A hash that lasts no longer than the process: cheaper than what [`Hash`] feeds to any hasher.
+    #[inline]
+    pub(crate) fn hash_words(&self) -> u64 {
+        self.0.hash_words()
+    }
+
     /// The same text in bytes of its own: whatever it was cut from may go.
     #[must_use]
+    #[inline]
     pub fn detach(self) -> Self {
         if self.0.is_small_part() { Self::from(self.as_str()) } else { self }
     }
@@ -406,7 +413,8 @@ fn wide(text: &str, at: usize) -> (bool, usize) {
 impl Iterator for SplitWhitespace {
     type Item = Str;
 
-    #[inline]
+    // A word stays in registers from here to the table that counts it only if nothing is called in between.
+    #[inline(always)]
     fn next(&mut self) -> Option<Str> {
         let text = self.text.as_str();
         let start = Self::seek_text(text, self.at);

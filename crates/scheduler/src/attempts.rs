@@ -251,8 +251,11 @@ impl Scheduler {
         if matches!(failure.kind, FailureKind::StoreUnavailable) {
             if self.store_silent_since.is_none() {
                 self.store_silent_since = Some(now);
-                let minutes = self.config.no_store.as_secs() / 60;
-                let text = format!("the store is unavailable: tasks that need it are tried again for {minutes} min");
+                let time = match self.config.no_store.as_secs() {
+                    seconds if seconds >= 60 && seconds % 60 == 0 => format!("{} min", seconds / 60),
+                    seconds => format!("{seconds} s"),
+                };
+                let text = format!("the store is unavailable: tasks that need it are tried again for {time}");
                 actions.push(Action::Warn { text });
             }
             if let Some(job) = self.jobs.get_mut(&id.job) {

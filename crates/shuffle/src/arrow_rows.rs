@@ -13,11 +13,13 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, Uni
 use arrow::error::ArrowError;
 use arrow::ipc::convert::try_schema_from_ipc_buffer;
 use arrow::ipc::reader::read_record_batch;
-use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions, write_message};
-use arrow::ipc::{CompressionType, MetadataVersion, root_as_message};
+use arrow::ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, StreamEncoder, write_message};
+use arrow::ipc::{self, CompressionType, MetadataVersion, root_as_message};
 use bytes::Bytes;
+use flatbuffers::FlatBufferBuilder;
 use model::shuffle::Codec;
 
+use crate::compress::{Compressor, make_room};
 use crate::run::Stretch;
 
 /// The message that names a schema in a [`ShuffleSpec`](model::shuffle::ShuffleSpec).
@@ -100,36 +102,142 @@ impl Shape {
 }
 
 /// Writes batches as payloads; keeps what compression needs from one to the next.
+///
+/// Arrow's writer lays a message out without copying the batch's buffers. Each is then compressed straight into one room,
+/// and the message says where it went.
 pub(crate) struct Encoder {
-    options: IpcWriteOptions,
-    context: IpcWriteContext,
+    codec: Codec,
+    stream: StreamEncoder,
+    compressor: Compressor,
+    builder: FlatBufferBuilder<'static>,
+    body: Vec<u8>,
 }
 
-impl Encoder {
-    pub(crate) fn new(codec: Codec) -> Result<Self, ArrowError> {
-        let compression = match codec {
-            Codec::None => None,
-            Codec::Lz4 => Some(CompressionType::LZ4_FRAME),
-            Codec::Zstd => Some(CompressionType::ZSTD),
-        };
-        let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)?.try_with_compression(compression)?;
-        let mut context = IpcWriteContext::default();
-        context.set_reserve_scratch(true);
-        Ok(Self { options, context })
+/// The message of a batch, in pieces that follow each other.
+pub(crate) enum Message<'a> {
+    Laid(Vec<Buffer>),
+    Compressed { head: Vec<u8>, body: &'a [u8] },
+}
+
+impl Message<'_> {
+    pub(crate) fn length(&self) -> usize {
+        match self {
+            Self::Laid(pieces) => pieces.iter().map(Buffer::len).sum(),
+            Self::Compressed { head, body } => head.len() + body.len(),
+        }
     }
 
-    /// Appends the message of a plain batch.
-    pub(crate) fn encode(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Laid(pieces) => pieces.iter().for_each(|piece| out.extend_from_slice(piece)),
+            Self::Compressed { head, body } => {
+                out.extend_from_slice(head);
+                out.extend_from_slice(body);
+            }
+        }
+    }
+}
+
+/// What buffers of a message are aligned to.
+const ALIGNMENT: usize = 8;
+
+impl Encoder {
+    pub(crate) fn new(shape: &Shape, codec: Codec) -> Result<Self, ArrowError> {
+        let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?;
+        let mut stream = StreamEncoder::try_new_with_options(&shape.plain, options)?;
+        // The first message brings the schema, which the shuffle has already.
+        stream.encode(&RecordBatch::new_empty(Arc::clone(&shape.plain)))?;
+        let (compressor, builder) = (Compressor::default(), FlatBufferBuilder::new());
+        Ok(Self { codec, stream, compressor, builder, body: Vec::new() })
+    }
+
+    /// The message of a plain batch.
+    pub(crate) fn encode(&mut self, batch: &RecordBatch) -> Result<Message<'_>, ArrowError> {
         let columns =
             batch.columns().iter().map(|column| compact(column.to_data()).map(make_array)).collect::<Result<_, _>>()?;
         let batch = with_rows(&batch.schema(), columns, batch.num_rows())?;
-        let mut tracker = DictionaryTracker::new(false);
-        let (_, encoded) =
-            IpcDataGenerator::default().encode(&batch, &mut tracker, &self.options, &mut self.context)?;
-        out.reserve(encoded.ipc_message.len() + encoded.arrow_data.len() + 64);
-        write_message(out, encoded, &self.options)?;
-        Ok(())
+        let pieces = self.stream.encode(&batch)?;
+        match self.codec {
+            Codec::None => Ok(Message::Laid(pieces)),
+            codec => self.compress(codec, &pieces),
+        }
     }
+
+    /// The same message with each buffer compressed.
+    fn compress(&mut self, codec: Codec, pieces: &[Buffer]) -> Result<Message<'_>, ArrowError> {
+        let bad = || ArrowError::IpcError("a message was laid out otherwise than it says".to_owned());
+        let [prefix, metadata, ..] = pieces else { return Err(bad()) };
+        let length = prefix.get(4..8).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
+        let before = prefix.len() + length.ok_or_else(bad)? as usize;
+        let laid = root_as_message(metadata).ok().and_then(|message| message.header_as_record_batch());
+        let laid = laid.ok_or_else(bad)?;
+        let mut begin = 0;
+        let mut placed = pieces.iter().map(|piece| {
+            begin += piece.len();
+            (begin - piece.len(), piece)
+        });
+
+        let mut end = 0;
+        let mut buffers = Vec::new();
+        for buffer in laid.buffers().ok_or_else(bad)? {
+            let (start, length) = (before + buffer.offset() as usize, buffer.length() as usize);
+            let at = end;
+            if length > 0 {
+                // Prefix, metadata and the zeros between buffers are passed over.
+                let found = placed.find(|(begin, piece)| *begin == start && piece.len() == length);
+                end = self.compressor.put_ipc_buffer(codec, found.ok_or_else(bad)?.1, &mut self.body, at);
+            }
+            buffers.push(ipc::Buffer::new(at as i64, (end - at) as i64));
+            let aligned = end.next_multiple_of(ALIGNMENT);
+            make_room(&mut self.body, aligned);
+            self.body[end..aligned].fill(0);
+            end = aligned;
+        }
+        let method = if codec == Codec::Zstd { CompressionType::ZSTD } else { CompressionType::LZ4_FRAME };
+        let head = head(&mut self.builder, &laid, &buffers, method, end);
+        Ok(Message::Compressed { head, body: &self.body[..end] })
+    }
+}
+
+/// What stands before a body: of the batch that was laid out, with the buffers it has now.
+fn head(
+    builder: &mut FlatBufferBuilder<'static>,
+    laid: &ipc::RecordBatch<'_>,
+    buffers: &[ipc::Buffer],
+    codec: CompressionType,
+    body: usize,
+) -> Vec<u8> {
+    builder.reset();
+    let mut compression = ipc::BodyCompressionBuilder::new(builder);
+    compression.add_method(ipc::BodyCompressionMethod::BUFFER);
+    compression.add_codec(codec);
+    let compression = compression.finish();
+    let buffers = builder.create_vector(buffers);
+    let nodes = laid.nodes().map(|nodes| builder.create_vector_from_iter(nodes.iter()));
+    let counts = laid.variadicBufferCounts().map(|counts| builder.create_vector_from_iter(counts.iter()));
+    let mut batch = ipc::RecordBatchBuilder::new(builder);
+    batch.add_length(laid.length());
+    nodes.into_iter().for_each(|nodes| batch.add_nodes(nodes));
+    batch.add_buffers(buffers);
+    batch.add_compression(compression);
+    counts.into_iter().for_each(|counts| batch.add_variadicBufferCounts(counts));
+    let batch = batch.finish().as_union_value();
+    let mut message = ipc::MessageBuilder::new(builder);
+    message.add_version(MetadataVersion::V5);
+    message.add_header_type(ipc::MessageHeader::RecordBatch);
+    message.add_bodyLength(body as i64);
+    message.add_header(batch);
+    let message = message.finish();
+    builder.finish(message, None);
+
+    let metadata = builder.finished_data();
+    let padded = metadata.len().next_multiple_of(ALIGNMENT);
+    let mut head = Vec::with_capacity(8 + padded);
+    head.extend_from_slice(&[0xff; 4]);
+    head.extend_from_slice(&(padded as u32).to_le_bytes());
+    head.extend_from_slice(metadata);
+    head.resize(8 + padded, 0);
+    head
 }
 
 /// Below so many rows a stretch, rows are gathered one by one: joining slivers costs more.

@@ -3,14 +3,15 @@
 //! One task per stream asks for its sources in pieces. A piece needs a permit of the executor's bytes and requests; each
 //! stream also owns a floor of one piece, so that the two inputs of a join cannot starve each other. Sources of one piece
 //! are parsed as they arrive. Longer ones are parsed one after the other, so that a stream holds at most one block whose
-//! end is still to come. Whatever is wrong with a source, it is read again from its beginning with fresh requests, and
-//! blocks that were believed before are known by their place and not given out twice.
+//! end is still to come. A damaged block is read again with fresh requests, from the piece in which it begins; if the rows of
+//! a source do not add up, it is read again from its beginning, and blocks that were believed before are known by their
+//! place and not given out twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use model::failure::ObjectRef;
 use model::ids::MapId;
 use model::shuffle::{ReadRange, ReadSource, ShuffleSpec, SourceBytes};
@@ -26,7 +27,7 @@ use crate::runtime::Inner;
 use crate::store::{Refusal, persist, request_deadline, under};
 use crate::{Budget, Error};
 
-/// A damaged source is read again so often before its maps are.
+/// A damaged piece is read again so often before its maps are run again; so is a source whose rows do not add up.
 pub(crate) const FRESH_READS: u32 = 2;
 /// Blocks a stream holds parsed: enough to keep its task busy; their bytes are bounded by permits.
 pub(crate) const BLOCKS_AHEAD: usize = 64;
@@ -185,6 +186,16 @@ impl Progress {
         }
     }
 
+    /// The first byte that is still to come.
+    fn position(&self) -> u64 {
+        self.at + self.begun.len() as u64
+    }
+
+    /// Forgets what has come of the block that is not whole.
+    fn drop_block(&mut self) {
+        self.begun.clear();
+    }
+
     /// Forgets the pass, not what was given out.
     fn restart(&mut self) {
         self.came.fill(0);
@@ -316,7 +327,12 @@ struct Remote {
     offset: u64,
     length: u64,
     pieces: u64,
+    /// Answers to what was asked in an earlier pass do not count.
     pass: u32,
+    /// How often each piece was asked for afresh since a block that begins in it was damaged.
+    fresh: BTreeMap<u64, u32>,
+    /// How often the whole was.
+    fresh_whole: u32,
     /// Pieces that came before their turn.
     arrived: BTreeMap<u64, Piece>,
     next: u64,
@@ -380,7 +396,9 @@ impl Fetch {
                 let progress = Progress::new(&runtime, spec, range, source);
                 let path = progress.origin.key.clone();
                 let (pieces, arrived) = (length.div_ceil(piece), BTreeMap::new());
-                let remote = Remote { progress, path, offset, length, pieces, pass: 0, arrived, next: 0 };
+                let (fresh, fresh_whole) = (BTreeMap::new(), 0);
+                let (pass, next) = (0, 0);
+                let remote = Remote { progress, path, offset, length, pieces, pass, fresh, fresh_whole, arrived, next };
                 Some((starting_place(object, range.start), remote))
             })
             .collect();
@@ -400,8 +418,8 @@ impl Fetch {
     }
 
     fn ask(&mut self, source: usize) {
-        let Remote { pieces, pass, .. } = self.remotes[source];
-        self.asks.extend((0..pieces).map(|piece| Ask { source, pass, piece }));
+        let Remote { pieces, pass, next, .. } = self.remotes[source];
+        self.asks.extend((next..pieces).map(|piece| Ask { source, pass, piece }));
         if pieces > 1 {
             self.line.push_back(source);
         }
@@ -480,7 +498,7 @@ impl Fetch {
         let want = self.place(ask).1;
         let got = piece.bytes.len() as u64;
         if got != want {
-            return self.again(ask.source, Damage::Length { want, got });
+            return self.again(ask.source, Some(ask.piece), Damage::Length { want, got });
         }
         self.remotes[ask.source].arrived.insert(ask.piece, piece);
         if self.remotes[ask.source].pieces == 1 {
@@ -504,32 +522,49 @@ impl Fetch {
 
     /// Parses the pieces of a source that have come.
     fn advance(&mut self, source: usize, out: &mut VecDeque<RawBlock>) -> Result<(), Error> {
+        let length = self.runtime.budget.read_piece.max(1);
         let remote = &mut self.remotes[source];
-        while let Some(piece) = remote.arrived.remove(&remote.next) {
+        while let Some(mut piece) = remote.arrived.remove(&remote.next) {
+            // A piece that was asked for afresh begins with what was believed before.
+            let known = remote.progress.position() - remote.next * length;
+            piece.bytes.advance(known as usize);
             remote.next += 1;
-            let parsed = remote.progress.parse(piece.bytes, Some(&piece.leave), out);
-            let parsed =
-                if remote.next == remote.pieces { parsed.and_then(|()| remote.progress.finish()) } else { parsed };
-            if let Err(damage) = parsed {
-                return self.again(source, damage);
+            if let Err(damage) = remote.progress.parse(piece.bytes, Some(&piece.leave), out) {
+                // Rows that are too many may lie in any block before.
+                let begins = (!matches!(damage, Damage::Rows { .. })).then_some(remote.progress.at / length);
+                return self.again(source, begins, damage);
+            }
+            if remote.next == remote.pieces
+                && let Err(damage) = remote.progress.finish()
+            {
+                return self.again(source, None, damage);
             }
         }
         Ok(())
     }
 
-    /// Reads a source again from its beginning, behind all others: pieces of theirs that wait for their turn hold leave,
-    /// and must not wait for this one.
-    fn again(&mut self, source: usize, damage: Damage) -> Result<(), Error> {
+    /// Reads a source again, from the block that is damaged or from its beginning, behind all others: pieces of theirs that
+    /// wait for their turn hold leave, and must not wait for this one.
+    fn again(&mut self, source: usize, piece: Option<u64>, damage: Damage) -> Result<(), Error> {
+        let length = self.runtime.budget.read_piece.max(1);
         let remote = &mut self.remotes[source];
-        if remote.pass == FRESH_READS {
-            return Err(remote.progress.corrupt(damage, remote.pass));
+        let fresh = match piece {
+            Some(piece) => remote.fresh.entry(piece).or_default(),
+            None => &mut remote.fresh_whole,
+        };
+        if *fresh == FRESH_READS {
+            return Err(remote.progress.corrupt(damage, FRESH_READS));
         }
+        *fresh += 1;
         tracing::warn!(key = %remote.path, %damage, "read a damaged source again");
+        match piece {
+            Some(_) => remote.progress.drop_block(),
+            None => remote.progress.restart(),
+        }
         remote.pass += 1;
-        remote.next = 0;
+        remote.next = remote.progress.position() / length;
         remote.arrived.clear();
-        remote.progress.restart();
-        self.counters.retries.fetch_add(remote.pieces, Ordering::Relaxed);
+        self.counters.retries.fetch_add(remote.pieces - remote.next, Ordering::Relaxed);
         self.asks.retain(|ask| ask.source != source);
         self.line.retain(|waiting| *waiting != source);
         self.ask(source);
@@ -544,4 +579,98 @@ fn starting_place(object: ObjectRef, start: u32) -> u64 {
     id[8..12].copy_from_slice(&object.seq.to_le_bytes());
     id[12..].copy_from_slice(&start.to_le_bytes());
     xxh3_64(&id)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ids::{
+        AppId, AttemptId, Epoch, ExecutorId, Generation, JobId, PartitionId, ShuffleId, StageAttempt, StageId,
+    };
+    use model::shuffle::{Codec, RowKind};
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::{Registry, ShuffleRuntime};
+
+    const PIECE: u64 = 700;
+
+    /// A source of three blocks in seven pieces, and its bytes.
+    async fn source() -> (Fetch, Bytes) {
+        let spec = ShuffleSpec {
+            app: AppId(42),
+            epoch: Epoch(1),
+            shuffle: ShuffleId(3),
+            generation: Generation(0),
+            maps: 3,
+            partitions: 1,
+            kind: RowKind::Records { type_name: "bytes".into() },
+            codec: Codec::None,
+            inline_max: 0,
+        };
+        let (spec, store) = (Arc::new(spec), Arc::new(InMemory::new()));
+        let budget = Budget { read_piece: PIECE, ..Budget::for_executor(512 << 20, 2) };
+        let runtime = ShuffleRuntime::new(store.clone(), Path::from("root"), ExecutorId(7), budget, Handle::current());
+        let attempt = |map| AttemptId {
+            job: JobId(0),
+            stage: StageId(0),
+            stage_attempt: StageAttempt(0),
+            partition: PartitionId(map),
+            attempt: 0,
+        };
+        let mut registry = Registry::new();
+        registry.register(&spec);
+        let members: Vec<_> = (0..3).map(|map| runtime.member(&spec, attempt(map), map < 2)).collect();
+        let mut written = Vec::new();
+        for mut member in members {
+            member.write_record(0, &[b'x'; 1_550]).unwrap();
+            written.push(member.finish().unwrap());
+        }
+        for output in written {
+            registry.accept(output.stored().await.unwrap(), ExecutorId(7));
+        }
+        let range = ReadRange { shuffle: ShuffleId(3), start: 0, end: 1 };
+        let plan = registry.plan(range).unwrap();
+        let fetch = Fetch::new(Arc::clone(runtime.inner()), &spec, range, &plan.sources, Arc::default());
+        assert_eq!((fetch.remotes.len(), fetch.remotes[0].pieces), (1, 7));
+        let Remote { path, offset, length, .. } = &fetch.remotes[0];
+        let bytes = store.get_range(path, *offset..*offset + *length).await.unwrap();
+        (fetch, bytes)
+    }
+
+    /// Answers what was asked, in order, until nothing is asked for any more; `damage` says what is done to a piece that was
+    /// asked for so often. Gives the pieces in the order of the questions, and the blocks.
+    async fn answered(damage: impl Fn(u64, u32) -> bool) -> (Vec<u64>, Result<usize, Error>) {
+        let (mut fetch, bytes) = source().await;
+        let (mut asked, mut times, mut out) = (Vec::new(), BTreeMap::<u64, u32>::new(), VecDeque::new());
+        while let Some(ask) = fetch.asks.pop_front() {
+            let (start, length) = fetch.place(ask);
+            let mut body = bytes.slice(start as usize..(start + length) as usize).to_vec();
+            let times = times.entry(ask.piece).or_default();
+            *times += 1;
+            asked.push(ask.piece);
+            if damage(ask.piece, *times) {
+                body[length as usize / 2] ^= 1;
+            }
+            let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+            let piece = Piece { bytes: body.into(), leave: Arc::new(permit) };
+            if let Err(error) = fetch.got(ask, Ok(piece), &mut out) {
+                return (asked, Err(error));
+            }
+        }
+        (asked, Ok(out.len()))
+    }
+
+    #[tokio::test]
+    async fn a_damaged_block_is_read_again_from_its_piece_and_each_for_itself() {
+        // Blocks of 1,590 bytes begin in pieces 0, 2 and 4.
+        let (asked, blocks) = answered(|piece, times| piece == 1 && times == 1).await;
+        assert_eq!((asked, blocks.unwrap()), (vec![0, 1, 2, 0, 1, 2, 3, 4, 5, 6], 3));
+        let (asked, blocks) = answered(|piece, times| [1, 3, 5].contains(&piece) && times <= 2).await;
+        assert_eq!(blocks.unwrap(), 3, "six fresh reads, two for each block");
+        assert_eq!(asked, [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6, 4, 5, 6, 4, 5, 6]);
+        let (_, corrupt) = answered(|piece, _| piece == 3).await;
+        assert!(matches!(corrupt, Err(Error::Corrupt { retries: FRESH_READS, .. })), "{corrupt:?}");
+    }
 }

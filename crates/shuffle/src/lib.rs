@@ -9,12 +9,13 @@
 //! - `writer`, `run`, `packer`, `upload`: how is a map task's output published, all or none? [`Member`], [`HandedOver`]
 //! - `reader`, `fetch`: how is a range of partitions read, and what is blamed if some is missing? [`Reader`], [`Block`]
 //! - `registry`: what exists, and do a status and a report add up? [`Registry`]
-//! - `format`, `arrow_rows`, `rowhash`, `ledger`: what are an object's bytes, and how are its rows proven?
+//! - `format`, `arrow_rows`, `compress`, `rowhash`, `ledger`: what are an object's bytes, and how are its rows proven?
 //! - `partitioner`: which partition is a row's?
 //! - `store`: how is a store opened, and when is a request tried again?
 //! - `sweep`: when may objects go?
 
 mod arrow_rows;
+mod compress;
 pub mod config;
 mod credit;
 pub mod error;
@@ -39,6 +40,6 @@ pub use arrow_rows::schema_message;
 pub use config::Budget;
 pub use error::Error;
 pub use reader::{Block, Reader, Records};
-pub use registry::{Accepted, Missing, PartitionSize, Registry};
+pub use registry::{Accepted, Missing, Registry};
 pub use runtime::ShuffleRuntime;
 pub use writer::{Announced, HandedOver, Member};

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use model::failure::ObjectRef;
 use model::ids::{ExecutorId, Generation, MapId, ShuffleId, StageAttempt};
 use model::shuffle::{
-    MapOutput, MapRows, NewObject, OpenObject, ReadMode, ReadPlan, ReadRange, ReadReport, ReadSource, ShuffleSpec,
-    SourceBytes, SourceMember,
+    MapOutput, MapRows, NewObject, OpenObject, PartitionSize, ReadMode, ReadPlan, ReadRange, ReadReport, ReadSource,
+    ShuffleSpec, SourceBytes, SourceMember,
 };
 use model::{Failure, FailureKind};
 
@@ -52,15 +52,6 @@ pub struct Missing {
     pub generation: Generation,
     /// The maps; none if the shuffle itself is unknown.
     pub maps: Vec<MapId>,
-}
-
-/// How much one partition holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PartitionSize {
-    /// Rows.
-    pub rows: u64,
-    /// Bytes as stored.
-    pub bytes: u64,
 }
 
 /// The only table of what shuffles exist.

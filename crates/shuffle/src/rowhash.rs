@@ -29,9 +29,28 @@ const FACTOR: u64 = 0xA076_1D64_78BD_642F;
 pub fn hash_rows(columns: &[ArrayRef], rows: usize) -> Result<Vec<u64>, ArrowError> {
     let mut hashes = vec![ROW; rows];
     for column in columns {
-        fold_into(&mut hashes, &values(column.as_ref())?);
+        fold_column(&mut hashes, column.as_ref())?;
     }
     Ok(hashes)
+}
+
+/// Folds the values of a column into the hashes of its rows: the commonest kinds as they lie, others by way of a list.
+fn fold_column(hashes: &mut [u64], array: &dyn Array) -> Result<(), ArrowError> {
+    use DataType as T;
+    if array.null_count() > 0 {
+        fold_into(hashes, &values(array)?);
+        return Ok(());
+    }
+    let each = |(hash, value): (&mut u64, u64)| *hash = fold(*hash, value);
+    match array.data_type() {
+        T::Utf8 => hashes.iter_mut().zip(hashed::<Utf8Type>(array)).for_each(each),
+        T::Binary => hashes.iter_mut().zip(hashed::<BinaryType>(array)).for_each(each),
+        other => match other.primitive_width() {
+            Some(8) => hashes.iter_mut().zip(words(&array.to_data())).for_each(each),
+            _ => fold_into(hashes, &values(array)?),
+        },
+    }
+    Ok(())
 }
 
 #[inline]
@@ -146,8 +165,12 @@ fn view(child: &[u64], start: i64, size: i64) -> u64 {
 }
 
 fn offset_bytes<T: ByteArrayType>(array: &dyn Array) -> Vec<u64> {
+    hashed::<T>(array).collect()
+}
+
+fn hashed<T: ByteArrayType>(array: &dyn Array) -> impl Iterator<Item = u64> {
     let array = array.as_bytes::<T>();
-    (0..array.len()).map(|i| xxh3_64(array.value(i).as_ref())).collect()
+    (0..array.len()).map(|i| xxh3_64(array.value(i).as_ref()))
 }
 
 fn view_bytes<T: ByteViewType>(array: &dyn Array) -> Vec<u64> {
@@ -155,18 +178,28 @@ fn view_bytes<T: ByteViewType>(array: &dyn Array) -> Vec<u64> {
     (0..array.len()).map(|i| xxh3_64(array.value(i).as_ref())).collect()
 }
 
+/// The bytes of numbers of this width.
+fn bytes(data: &ArrayData, width: usize) -> &[u8] {
+    &data.buffers()[0].as_slice()[data.offset() * width..(data.offset() + data.len()) * width]
+}
+
+/// Numbers of eight bytes by their bits.
+fn words(data: &ArrayData) -> impl Iterator<Item = u64> {
+    bytes(data, 8).as_chunks().0.iter().map(|chunk| u64::from_le_bytes(*chunk))
+}
+
 /// Numbers by their bits, whatever they mean.
 fn fixed(data: &ArrayData, width: usize) -> Vec<u64> {
-    let bytes = &data.buffers()[0].as_slice()[data.offset() * width..(data.offset() + data.len()) * width];
+    let bytes = bytes(data, width);
     match width {
         1 => bytes.iter().map(|byte| u64::from(*byte)).collect(),
         2 => bytes.as_chunks().0.iter().map(|chunk| u64::from(u16::from_le_bytes(*chunk))).collect(),
         4 => bytes.as_chunks().0.iter().map(|chunk| u64::from(u32::from_le_bytes(*chunk))).collect(),
-        8 => bytes.as_chunks().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect(),
+        8 => words(data).collect(),
         _ => {
-            let words =
+            let hash =
                 |value: &[u8]| value.as_chunks().0.iter().fold(ROW, |hash, word| fold(hash, u64::from_le_bytes(*word)));
-            bytes.chunks_exact(width).map(words).collect()
+            bytes.chunks_exact(width).map(hash).collect()
         }
     }
 }

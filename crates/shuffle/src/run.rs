@@ -7,10 +7,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use bytes::Bytes;
-use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use model::shuffle::Codec;
 
 use crate::arrow_rows::{self, Encoder, Shape};
+use crate::compress::Compressor;
 use crate::format::{self, BLOCK_BYTES, BLOCK_HEADER, BLOCK_ROWS, BlockHead, BlockKind, Pair, ROW_MAX, seal_block};
 use crate::ledger::{self, Sum};
 use crate::rowhash::hash_rows;
@@ -25,8 +25,6 @@ const SLACK: usize = 12;
 const FULL: usize = BLOCK_HEADER + BLOCK_BYTES + SLACK;
 /// The first rows of a partition get so much memory.
 const FIRST: usize = 256;
-/// Zstandard's fastest ordinary level: beyond it time grows faster than blocks shrink.
-const ZSTD_LEVEL: i32 = 1;
 
 /// Why rows cannot be encoded.
 #[derive(Debug)]
@@ -200,14 +198,13 @@ pub(crate) struct Records {
     open: Vec<OpenBlock>,
     closed: Vec<(u32, OpenBlock)>,
     held: u64,
-    table: Option<CompressTable>,
-    zstd: Option<zstd::bulk::Compressor<'static>>,
+    compressor: Compressor,
 }
 
 impl Records {
     pub(crate) fn new(partitions: u32) -> Self {
         let open = std::iter::repeat_with(OpenBlock::default).take(partitions as usize).collect();
-        Self { open, closed: Vec::new(), held: 0, table: None, zstd: None }
+        Self { open, closed: Vec::new(), held: 0, compressor: Compressor::default() }
     }
 
     /// Appends a record if the partition exists and its block has room.
@@ -281,43 +278,15 @@ impl Records {
             return Ok(());
         }
         let raw = &block.buffer[BLOCK_HEADER..];
-        let room = match author.codec {
-            Codec::None => raw.len(),
-            Codec::Lz4 => get_maximum_output_size(raw.len()),
-            Codec::Zstd => zstd::zstd_safe::compress_bound(raw.len()),
+        // What does not shrink is read faster as it is.
+        let (codec, payload) = match self.compressor.compress(author.codec, raw) {
+            Some(compressed) => (author.codec, compressed),
+            None => (Codec::None, raw),
         };
-        let compress = |out: &mut Vec<u8>| {
-            let start = out.len();
-            let length = match author.codec {
-                Codec::None => None,
-                Codec::Lz4 => {
-                    out.resize(start + room, 0);
-                    let table = self.table.get_or_insert_with(CompressTable::default);
-                    compress_into_with_table(raw, &mut out[start..], table).ok()
-                }
-                Codec::Zstd => {
-                    out.resize(start + room, 0);
-                    let zstd = match &mut self.zstd {
-                        Some(zstd) => Some(zstd),
-                        none => zstd::bulk::Compressor::new(ZSTD_LEVEL).ok().map(|new| none.insert(new)),
-                    };
-                    zstd.and_then(|zstd| zstd.compress_to_buffer(raw, &mut out[start..]).ok())
-                }
-            };
-            match length.filter(|length| *length < raw.len()) {
-                Some(length) => {
-                    out.truncate(start + length);
-                    Ok(author.codec)
-                }
-                None => {
-                    // What does not shrink is read faster as it is.
-                    out.truncate(start);
-                    out.extend_from_slice(raw);
-                    Ok(Codec::None)
-                }
-            }
-        };
-        blocks.add(head, room, compress)
+        blocks.add(head, payload.len(), |out| {
+            out.extend_from_slice(payload);
+            Ok(codec)
+        })
     }
 }
 
@@ -349,9 +318,10 @@ pub(crate) struct ArrowRows {
 
 impl ArrowRows {
     pub(crate) fn new(schema: &[u8], codec: Codec, partitions: u32) -> Result<Self, ArrowError> {
+        let shape = Shape::parse(schema)?;
         Ok(Self {
-            shape: Shape::parse(schema)?,
-            encoder: Encoder::new(codec)?,
+            encoder: Encoder::new(&shape, codec)?,
+            shape,
             batches: Vec::new(),
             stretches: vec![Vec::new(); partitions as usize],
             rows: 0,
@@ -465,8 +435,11 @@ impl ArrowRows {
         let raw = raw as u32;
         let (kind, codec, rows) = (BlockKind::Arrow, Codec::None, rows as u32);
         let head = BlockHead { kind, codec, partition, map, rows, stored: 0, raw, row_sum, tag };
-        let encoder = &mut self.encoder;
-        blocks.add(head, raw as usize, |out| encoder.encode(batch, out).map(|()| Codec::None).map_err(Unfit::Arrow))
+        let message = self.encoder.encode(batch)?;
+        blocks.add(head, message.length(), |out| {
+            message.append_to(out);
+            Ok(Codec::None)
+        })
     }
 }
 

@@ -107,6 +107,11 @@ impl ShuffleRuntime {
         self.inner.raw.load(Ordering::Relaxed) + self.inner.credit.used()
     }
 
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     /// Reads what a plan names. Nothing is asked for before the first block is.
     #[must_use]
     pub fn read(&self, spec: &Arc<ShuffleSpec>, plan: ReadPlan) -> Reader {

@@ -4,7 +4,9 @@
 //! judged by the error's type alone.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -118,6 +120,29 @@ pub fn under(root: &Path, key: &str) -> Path {
     Path::from_iter(root.parts().chain(Path::from(key).parts()))
 }
 
+/// What a local file system answers when asking again cannot help: somebody must do something about it first.
+const LOCAL_REFUSALS: [io::ErrorKind; 6] = [
+    io::ErrorKind::PermissionDenied,
+    io::ErrorKind::ReadOnlyFilesystem,
+    io::ErrorKind::NotADirectory,
+    io::ErrorKind::IsADirectory,
+    io::ErrorKind::StorageFull,
+    io::ErrorKind::QuotaExceeded,
+];
+
+/// Whether a store refuses what it was asked, so that asking again cannot help: no rights, or a disk that is full or may not
+/// be written.
+#[must_use]
+pub fn is_refusal(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    if matches!(error, E::PermissionDenied { .. } | E::Unauthenticated { .. }) {
+        return true;
+    }
+    // A local file system tells its reason only here.
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| LOCAL_REFUSALS.contains(&error.kind()))
+}
+
 /// How long one request with a body of so many bytes may take.
 pub(crate) fn request_deadline(bytes: u64) -> Duration {
     REQUEST_DEADLINE + Duration::from_millis(bytes / (SLOWEST / 1_000))
@@ -147,6 +172,7 @@ fn judge(error: &object_store::Error) -> Answer {
         | E::UnknownConfigurationKey { .. }
         | E::AlreadyExists { .. }
         | E::NotModified { .. } => Answer::Never,
+        other if is_refusal(other) => Answer::Never,
         // Everything that hides an HTTP status lies in `Generic`, and whatever comes later is no reason to give up.
         _ => Answer::Unavailable,
     }

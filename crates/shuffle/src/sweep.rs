@@ -2,7 +2,8 @@
 //!
 //! A shuffle's objects go when nothing needs it any more ([`delete_all`]); an application's rest goes when it ends
 //! ([`end`]); what a dead driver left goes once its [`Lease`] has expired ([`sweep`]). Ages are told by the store's
-//! clock alone. The only lists of this crate are made here.
+//! clock alone. What applications leave on purpose, programs and history, goes when it is old ([`sweep_old`]). The only lists
+//! of this crate are made here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,6 +26,9 @@ pub const LEASE_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// A lease this much older than an object just written belongs to a dead driver.
 pub const SWEEP_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// How long programs are kept after their last use, and an application's history after its last line.
+pub const KEEP_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How long after its release a shuffle's objects are deleted: reads that were cancelled have ended by then.
 pub const RELEASE_AFTER: Duration = Duration::from_secs(60);
@@ -433,6 +437,39 @@ pub async fn sweep(
     Ok(swept)
 }
 
+/// Deletes programs and the history of applications that are `after` older (production: [`KEEP_FOR`]) than an object that
+/// is written for the purpose. A history goes as a whole, by the age of its youngest part, and not while its application
+/// has a lease. Gives how many objects went.
+///
+/// # Errors
+/// The store's: some may be gone, and a later sweep does the rest.
+pub async fn sweep_old(store: &dyn ObjectStore, root: &Path, after: Duration) -> Result<u64, Error> {
+    let clock = below(root, &keys::lease_clock(AppId::generate()));
+    retry("write", &clock, || store.put(&clock, "".into())).await?;
+    let swept = async {
+        let Some((_, now)) = read(store, &clock).await? else { return Ok(0) };
+        let leases = list(store, &below(root, keys::LEASES)).await?;
+        let living: BTreeSet<String> = leases.iter().filter_map(lease_of).map(|(app, _)| app.to_string()).collect();
+        let mut objects = 0;
+        for folder in [keys::PROGRAMS, keys::HISTORY] {
+            let folder = below(root, folder);
+            let mut entries: BTreeMap<String, Vec<ObjectMeta>> = BTreeMap::new();
+            for meta in list(store, &folder).await? {
+                let entry = meta.location.prefix_match(&folder).and_then(|mut parts| parts.next());
+                if let Some(entry) = entry.map(|part| part.as_ref().to_owned()) {
+                    entries.entry(entry).or_default().push(meta);
+                }
+            }
+            entries.retain(|name, parts| !living.contains(name) && parts.iter().all(|meta| later(meta, &now) >= after));
+            objects += delete_all(store, entries.into_values().flatten().map(|meta| meta.location)).await?;
+        }
+        Ok(objects)
+    };
+    let swept = swept.await;
+    delete_all(store, [clock]).await?;
+    swept
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -569,6 +606,45 @@ mod tests {
             end(lease, known, leftovers, &Settled::default()).await.unwrap();
             assert_eq!(everything(store.as_ref()).await.len(), left, "{leftovers:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_goes_when_it_is_old_and_not_while_it_grows() {
+        let store: Arc<dyn ObjectStore> = Arc::new(SimStore::quiet());
+        let put = async |key: &str| drop(store.put(&below(&root(), key), "x".into()).await.unwrap());
+        let day = Duration::from_secs(24 * 60 * 60);
+        let (dead, growing, living) = (AppId(1), AppId(2), AppId(3));
+        for app in [dead, growing, living] {
+            put(&keys::event_log(app, Epoch(1), 0)).await;
+        }
+        let lease = Lease::claim(Arc::clone(&store), &root(), living, Epoch(1)).await.unwrap();
+        put("programs/old").await;
+        put("programs/used").await;
+        tokio::time::advance(29 * day).await;
+        put("programs/used").await;
+        put(&keys::event_log(growing, Epoch(1), 1)).await;
+        assert_eq!(sweep_old(store.as_ref(), &root(), KEEP_FOR).await.unwrap(), 0);
+        tokio::time::advance(day).await;
+        assert_eq!(sweep_old(store.as_ref(), &root(), KEEP_FOR).await.unwrap(), 2, "one program, one history");
+        let mut kept = [keys::event_log(growing, Epoch(1), 0), keys::event_log(growing, Epoch(1), 1)].to_vec();
+        kept.extend([keys::event_log(living, Epoch(1), 0), "programs/used".to_owned(), keys::lease(living, Epoch(1))]);
+        let kept: BTreeSet<Path> = kept.iter().map(|key| below(&root(), key)).collect();
+        assert_eq!(everything(store.as_ref()).await.into_iter().collect::<BTreeSet<_>>(), kept);
+        drop(lease);
+    }
+
+    #[tokio::test]
+    async fn a_store_of_files_tells_ages_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+        for key in ["programs/old", "programs/new"] {
+            store.put(&Path::from(key), "x".into()).await.unwrap();
+        }
+        let long_ago = std::time::SystemTime::now() - KEEP_FOR - Duration::from_secs(60);
+        let file = std::fs::File::options().write(true).open(folder.path().join("programs/old")).unwrap();
+        file.set_modified(long_ago).unwrap();
+        assert_eq!(sweep_old(&store, &Path::default(), KEEP_FOR).await.unwrap(), 1);
+        assert_eq!(everything(&store).await, [Path::from("programs/new")]);
     }
 
     /// A sweep that dies anywhere leaves the lease until all else is gone, so that the next one finds the rest.

@@ -21,7 +21,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use rdd::RddContext;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,20 @@ pub enum StartError {
     /// Datasets cannot be made with these settings.
     #[error(transparent)]
     Rdd(#[from] rdd::Error),
+    /// Queries cannot be run.
+    #[cfg(feature = "sql")]
+    #[error(transparent)]
+    Sql(#[from] sql::Error),
+}
+
+/// What Ctrl-C (SIGINT) does while an application runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CtrlC {
+    /// Stops the application and ends the process; a second one ends it at once.
+    #[default]
+    EndsProgram,
+    /// What the program makes of it. Dropping the future or stream of a query cancels it.
+    LeftToProgram,
 }
 
 /// Says what a [`Context`] is to be.
@@ -82,6 +96,7 @@ pub struct Builder {
     master: Option<String>,
     conf: Vec<(String, String)>,
     args: Option<Args>,
+    ctrl_c: CtrlC,
 }
 
 impl Builder {
@@ -109,6 +124,12 @@ impl Builder {
         self
     }
 
+    /// What Ctrl-C does. Default: it stops the application and ends the process, as SIGTERM always does.
+    pub fn ctrl_c(mut self, ctrl_c: CtrlC) -> Self {
+        self.ctrl_c = ctrl_c;
+        self
+    }
+
     /// Starts the application: its driver, and executors as they are needed.
     ///
     /// # Errors
@@ -127,7 +148,7 @@ impl Builder {
         if let Some(name) = &self.name {
             config.set(config::APP_NAME.key, name, "the program")?;
         }
-        Context::start(&config)
+        Context::start(&config, self.ctrl_c)
     }
 }
 
@@ -145,6 +166,8 @@ impl Builder {
 /// ```
 pub struct Context {
     rdd: Option<RddContext>,
+    #[cfg(feature = "sql")]
+    queries: crate::queries::Queries,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
     interrupted: CancellationToken,
@@ -176,7 +199,7 @@ impl Context {
         Builder::default()
     }
 
-    fn start(config: &Config) -> Result<Self, StartError> {
+    fn start(config: &Config, ctrl_c: CtrlC) -> Result<Self, StartError> {
         crate::init();
         let started = Instant::now();
         let values = config.values();
@@ -225,6 +248,8 @@ impl Context {
             log_writer = Some(writer);
         }
 
+        #[cfg(feature = "sql")]
+        let spill = disk.clone();
         let parts = DriverParts { config, app, epoch, store: &store, root: &root, disk, io: &io, terminal: &terminal };
         let (backend, executable, identity, executors, slots, memory) = parts.backend(master)?;
         let driver = Driver::start(
@@ -235,7 +260,7 @@ impl Context {
                 master: master.to_string(),
                 settings: values.clone(),
                 store: Arc::clone(&store),
-                store_url,
+                store_url: store_url.clone(),
                 root: root.clone(),
                 scope: if own.is_some() { StoreScope::Private } else { StoreScope::Shared },
                 slots,
@@ -248,14 +273,42 @@ impl Context {
             backend,
             io.clone(),
         )?;
+        #[cfg(feature = "sql")]
+        let queries = crate::queries::Queries::new(crate::queries::Parts {
+            runner: Arc::clone(&driver) as Arc<dyn JobRunner>,
+            distributed: !matches!(master, Master::Local { .. }),
+            slots,
+            executors,
+            memory,
+            disk: spill,
+            store_url,
+            settings: values.clone(),
+        });
         let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
-        #[expect(clippy::disallowed_methods, reason = "the end of the application waits for it")]
         let event_log = log_writer.map(|writer| runtime.spawn(writer.run()));
         let event_log = tokio::sync::Mutex::new(event_log);
         let shared = Arc::new(Shared { driver, terminal, progress, started, event_log, _own: own });
         let interrupted = CancellationToken::new();
-        watch_signals(&runtime, &shared, &interrupted);
-        Ok(Self { rdd: Some(rdd), shared, runtime: Some(runtime), interrupted })
+        watch_signals(&runtime, &shared, &interrupted, ctrl_c);
+        Ok(Self {
+            rdd: Some(rdd),
+            #[cfg(feature = "sql")]
+            queries,
+            shared,
+            runtime: Some(runtime),
+            interrupted,
+        })
+    }
+
+    #[cfg(feature = "sql")]
+    pub(crate) fn queries(&self) -> &crate::queries::Queries {
+        &self.queries
+    }
+
+    /// What shows the application on stderr.
+    #[cfg(feature = "sql")]
+    pub(crate) fn terminal(&self) -> &Terminal {
+        &self.shared.terminal
     }
 
     /// Ends the application: running jobs are cancelled, executors end, what was stored for it is removed. Dropping the
@@ -268,6 +321,8 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         drop(self.rdd.take());
+        #[cfg(feature = "sql")]
+        self.queries.stop();
         let Some(runtime) = self.runtime.take() else { return };
         // Whoever stops first tidies up; after a signal that is the signal's task, which also ends the process.
         if self.interrupted.is_cancelled() {
@@ -313,16 +368,18 @@ impl Shared {
     }
 }
 
-/// SIGINT and SIGTERM stop the application and end the process; a second one ends it at once.
-fn watch_signals(runtime: &Runtime, shared: &Arc<Shared>, interrupted: &CancellationToken) {
+/// SIGTERM, and SIGINT unless it is the program's, stop the application and end the process; a second one ends it at once.
+fn watch_signals(runtime: &Runtime, shared: &Arc<Shared>, interrupted: &CancellationToken, ctrl_c: CtrlC) {
     let shared = Arc::downgrade(shared);
     let interrupted = interrupted.clone();
     let watch = async move {
-        let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-            return;
+        let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+        let mut int = match ctrl_c {
+            CtrlC::EndsProgram => signal(SignalKind::interrupt()).ok(),
+            CtrlC::LeftToProgram => None,
         };
         let (code, name) = tokio::select! {
-            _ = int.recv() => (130, "interrupted"),
+            () = received(&mut int) => (130, "interrupted"),
             _ = term.recv() => (143, "terminated"),
         };
         let Some(shared) = shared.upgrade() else { return };
@@ -330,13 +387,21 @@ fn watch_signals(runtime: &Runtime, shared: &Arc<Shared>, interrupted: &Cancella
         shared.terminal.print(format!("{name}: stopping; once more ends at once\n").as_bytes());
         tokio::select! {
             () = shared.stop(Some(name.to_owned())) => {}
-            _ = int.recv() => {}
+            () = received(&mut int) => {}
             _ = term.recv() => {}
         }
         std::process::exit(code)
     };
-    #[expect(clippy::disallowed_methods, reason = "the runtime owns it: it ends with the process or the runtime")]
+    // The runtime owns it: it ends with the process or the runtime.
     let _watcher = runtime.spawn(watch);
+}
+
+/// Waits for a signal; for ever if it is not ours.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// What making a backend needs.

@@ -19,20 +19,37 @@
 //! ```
 
 mod args;
+#[cfg(feature = "sql")]
+mod cli;
+#[cfg(feature = "sql")]
+mod complaint;
 pub mod config;
 mod context;
+#[cfg(feature = "sql")]
+mod frames;
 mod init;
 mod master;
+#[cfg(feature = "sql")]
+mod queries;
 mod report;
 mod runners;
 mod scratch;
+#[cfg(feature = "sql")]
+pub mod shell;
 mod telemetry;
 
 pub use args::Args;
-pub use context::{Builder, Context, StartError};
+#[cfg(feature = "sql")]
+pub use cli::command;
+pub use context::{Builder, Context, CtrlC, StartError};
+#[cfg(feature = "sql")]
+pub use frames::Write;
 pub use init::{init, main};
 pub use master::{Master, ParseMasterError};
+pub use model::write::{WriteMode, WriteReport};
 pub use rdd::*;
+#[cfg(feature = "sql")]
+pub use sql::datafusion;
 
 /// What binaries allocate with: executors allocate and free from many threads, and mimalloc gives memory back.
 #[global_allocator]

@@ -8,14 +8,20 @@ use model::runner::JobError;
 /// The error and its causes, a line each, and what to do about it, if anything is known.
 pub(crate) fn report(error: &anyhow::Error) -> String {
     let mut lines = Vec::new();
-    for (i, cause) in error.chain().enumerate() {
+    for cause in error.chain() {
+        let query = query_error(cause);
         // A failure's own `Display` joins its chain into one line; here every cause has a line.
-        let (text, chain) = match failure_in(cause) {
-            Some(failure) => (located(failure), failure.chain.clone()),
-            None => (cause.to_string(), Vec::new()),
+        let (text, chain) = match (&query, failure_in(cause)) {
+            (Query::Wraps, _) => continue,
+            (Query::Says(sentence), _) => (sentence.clone(), Vec::new()),
+            (Query::No, Some(failure)) => (located(failure), failure.chain.clone()),
+            (Query::No, None) => (cause.to_string(), Vec::new()),
         };
-        lines.push(if i == 0 { format!("error: {text}") } else { format!("  because: {text}") });
+        lines.push(if lines.is_empty() { format!("error: {text}") } else { format!("  because: {text}") });
         lines.extend(chain.iter().map(|cause| format!("  because: {cause}")));
+        if matches!(query, Query::Says(_)) {
+            break;
+        }
     }
     if let Some(JobError::Failed { earlier, failure, .. }) = find(error) {
         let mut earlier: Vec<String> = earlier.iter().filter(|e| *e != failure.as_ref()).map(located).collect();
@@ -29,6 +35,36 @@ pub(crate) fn report(error: &anyhow::Error) -> String {
         lines.push(format!("help: {advice}"));
     }
     lines.join("\n")
+}
+
+/// What a cause is to those who read of a query.
+#[cfg_attr(not(feature = "sql"), expect(dead_code, reason = "there are no queries"))]
+enum Query {
+    /// No error of a query.
+    No,
+    /// It wraps a job's error, which follows.
+    Wraps,
+    /// All there is to say: what it wraps is in the sentence.
+    Says(String),
+}
+
+#[cfg(feature = "sql")]
+fn query_error(cause: &(dyn std::error::Error + 'static)) -> Query {
+    use sql::datafusion::arrow::error::ArrowError;
+    use sql::datafusion::common::DataFusionError;
+
+    let query = cause.downcast_ref::<DataFusionError>();
+    match query {
+        _ if query.is_none() && !cause.is::<ArrowError>() => Query::No,
+        _ if crate::complaint::job_error(cause).is_some() => Query::Wraps,
+        Some(error) => Query::Says(crate::complaint::complaint(error, &crate::complaint::Known::default()).sentence),
+        None => Query::No,
+    }
+}
+
+#[cfg(not(feature = "sql"))]
+fn query_error(_: &(dyn std::error::Error + 'static)) -> Query {
+    Query::No
 }
 
 fn located(failure: &Failure) -> String {
@@ -107,6 +143,21 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "sql")]
+    #[test]
+    fn a_query_that_failed_is_reported_in_a_sentence() {
+        use sql::datafusion::arrow::error::ArrowError;
+        use sql::datafusion::common::DataFusionError;
+
+        let error = DataFusionError::ArrowError(Box::new(ArrowError::DivideByZero), None).context("type_coercion");
+        assert_eq!(report(&anyhow::Error::new(error)), "error: division by zero");
+        let failure = Failure::new(FailureKind::Disk, "spill");
+        let job = JobError::Failed { name: "query".into(), failure: Box::new(failure), earlier: Vec::new() };
+        let error = DataFusionError::External(Box::new(job)).context("while reading");
+        let said = report(&anyhow::Error::new(error));
+        assert!(said.starts_with("error: run job `query`\n  because: spill\nhelp: "), "{said}");
+    }
 
     #[test]
     fn a_report_names_every_cause_and_what_to_do() {

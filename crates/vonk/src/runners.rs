@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use executor::{BodyRunner, PreparedStage, TaskContext, TaskProduct};
+#[cfg(not(feature = "sql"))]
+use model::FailureKind;
 use model::graph::BodyKind;
-use model::{BroadcastId, Failure, FailureKind, PartitionId, RddId};
+use model::{BroadcastId, Failure, PartitionId, RddId};
 use rdd::StorageLevel;
 use rdd::compute::{CachedBlocks, Prepared, SpillSpace, TaskEnv, WorkingMemory};
 
@@ -20,6 +22,13 @@ impl BodyRunner for Runners {
     fn prepare(&self, kind: BodyKind, name: &str, body: Bytes) -> Result<Arc<dyn PreparedStage>, Failure> {
         match kind {
             BodyKind::Function => Ok(Arc::new(Functions(rdd::compute::prepare(&body)?))),
+            #[cfg(feature = "sql")]
+            BodyKind::Plan => {
+                let _ = name;
+                let carrier = Arc::<crate::queries::Table>::default();
+                Ok(Arc::new(Plan(sql::prepare(body, carrier)?)))
+            }
+            #[cfg(not(feature = "sql"))]
             BodyKind::Plan => {
                 let what = format!("run stage `{name}`: this executable was built without SQL");
                 Err(Failure::new(FailureKind::Query, what))
@@ -70,7 +79,52 @@ impl PreparedStage for Functions {
     }
 }
 
+/// A stage of a query.
+#[cfg(feature = "sql")]
+struct Plan(sql::Prepared);
+
+#[cfg(feature = "sql")]
+impl PreparedStage for Plan {
+    fn run(&self, task: TaskContext) -> Result<TaskProduct, Failure> {
+        let memory_limit = task.memory.limit();
+        let product = self.0.run(&sql::TaskEnv {
+            attempt: task.attempt,
+            input: task.input,
+            reads: task.reads,
+            read_specs: task.read_specs,
+            writes: task.writes,
+            stage_has_pending: task.stage_has_pending,
+            shuffle: task.shuffle,
+            io: task.io,
+            cancel: task.cancel,
+            memory: Arc::new(Memory(task.memory)),
+            memory_limit,
+            spill: Arc::new(Spill(task.spill)),
+            settings: task.settings,
+        })?;
+        Ok(TaskProduct {
+            result: product.result,
+            written: product.written,
+            staged: product.staged,
+            reads: product.reads,
+            metrics: product.metrics,
+            ..TaskProduct::default()
+        })
+    }
+}
+
 struct Memory(executor::WorkingPool);
+
+#[cfg(feature = "sql")]
+impl sql::WorkingMemory for Memory {
+    fn try_grow(&self, bytes: u64) -> bool {
+        self.0.try_grow(bytes)
+    }
+
+    fn shrink(&self, bytes: u64) {
+        self.0.shrink(bytes);
+    }
+}
 
 impl WorkingMemory for Memory {
     fn try_grow(&self, bytes: u64) -> bool {
@@ -108,5 +162,12 @@ impl SpillSpace for Spill {
     fn create(&self) -> std::io::Result<std::fs::File> {
         let folder = self.0.path().map_err(std::io::Error::other)?;
         tempfile::tempfile_in(folder)
+    }
+}
+
+#[cfg(feature = "sql")]
+impl sql::SpillSpace for Spill {
+    fn folder(&self) -> Result<std::path::PathBuf, Failure> {
+        self.0.path()
     }
 }

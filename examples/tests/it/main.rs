@@ -1,5 +1,10 @@
 //! Do the examples print what they should, in one process and across processes?
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[cfg(feature = "sql")]
+mod sql;
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -54,7 +54,7 @@ enum Job {
         /// How many.
         tasks: u32,
     },
-    /// Counts with an accumulator in an action; prints what it holds.
+    /// Counts with an accumulator in an action, then in a job that writes; prints what it holds after each.
     Accumulate(Shape),
     /// Sums a cached dataset so many times; prints every sum.
     Cached {
@@ -164,6 +164,14 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
                 point("reduce");
             }))?;
             println!("{}", seen.value());
+            let (counter, out) = (seen.clone(), std::env::temp_dir().join("accumulated"));
+            let rows = ctx.range_into(0..shape.rows, shape.maps).map(vonk::task!(move [counter] |row| {
+                counter.add(1);
+                row
+            }));
+            rows.save_as_text_file(&out.display().to_string())?;
+            println!("{}", seen.value());
+            let _ = std::fs::remove_dir_all(out);
         }
         Job::Cached { shape, times } => {
             let cached = ctx

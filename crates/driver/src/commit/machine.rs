@@ -144,6 +144,8 @@ enum At {
     Delete {
         from: usize,
     },
+    /// Whoever was faster may have said so already, and later writes after it.
+    BeforeSuccess,
     Success,
     Clear,
     Mark,
@@ -159,6 +161,8 @@ pub(super) enum Do {
     Delete(Vec<String>),
     /// Copy every staged file to its final name, and check sizes: [`Answer::Gone`] if that cannot be.
     Copy,
+    /// Put these bytes into `_SUCCESS`, unless a later write has put its own there.
+    Announce(Vec<u8>),
     /// Write these bytes under this name.
     Write(String, Vec<u8>),
     /// Delete everything that the write staged.
@@ -207,11 +211,13 @@ impl Finishing {
 
     pub(super) fn next(&self) -> Do {
         match &self.at {
-            At::Begin | At::Doubt { .. } | At::BeforeDelete { .. } => Do::Look(write::log_done(self.number)),
+            At::Begin | At::Doubt { .. } | At::BeforeDelete { .. } | At::BeforeSuccess => {
+                Do::Look(write::log_done(self.number))
+            }
             At::DropSuccess => Do::Delete(vec![write::SUCCESS.to_owned()]),
             At::Copy => Do::Copy,
             At::Delete { from } => Do::Delete(self.deletes().iter().skip(*from).take(DELETE_BATCH).cloned().collect()),
-            At::Success => Do::Write(write::SUCCESS.to_owned(), self.entry.success(self.number)),
+            At::Success => Do::Announce(self.entry.success(self.number)),
             At::Clear => Do::Clear(self.entry.write),
             At::Mark => Do::Write(write::log_done(self.number), Vec::new()),
             At::Ended(ended) => Do::End(ended.clone()),
@@ -222,7 +228,9 @@ impl Finishing {
         let done = answer == Answer::Found(true);
         self.at = match (&self.at, answer) {
             (At::Doubt { file }, _) if !done => At::Ended(Ended::Damaged(file.clone())),
-            (At::Begin | At::Doubt { .. } | At::BeforeDelete { .. }, _) if done => At::Ended(Ended::Before),
+            (At::Begin | At::Doubt { .. } | At::BeforeDelete { .. } | At::BeforeSuccess, _) if done => {
+                At::Ended(Ended::Before)
+            }
             (At::Begin | At::Doubt { .. }, _) if self.entry.is_commit() => At::DropSuccess,
             (At::Begin | At::Doubt { .. }, _) => At::Clear,
             (At::DropSuccess, _) => At::Copy,
@@ -230,6 +238,7 @@ impl Finishing {
             (At::Copy, _) => self.delete_from(0),
             (At::BeforeDelete { from }, _) => At::Delete { from: *from },
             (At::Delete { from }, _) => self.delete_from(from + DELETE_BATCH),
+            (At::BeforeSuccess, _) => At::Success,
             (At::Success, _) => At::Clear,
             (At::Clear, _) => At::Mark,
             (At::Mark, _) => At::Ended(Ended::Finished),
@@ -238,7 +247,7 @@ impl Finishing {
     }
 
     fn delete_from(&self, from: usize) -> At {
-        if from < self.deletes().len() { At::BeforeDelete { from } } else { At::Success }
+        if from < self.deletes().len() { At::BeforeDelete { from } } else { At::BeforeSuccess }
     }
 }
 
@@ -344,11 +353,11 @@ mod tests {
     fn an_entry_is_marked_done_last_and_files_go_after_their_copies() {
         assert_eq!(
             steps(commit(1, WriteMode::Overwrite, DELETE_BATCH + 1), plain).join(" "),
-            "Look Delete Copy Look Delete Look Delete Write Clear Write End Finished"
+            "Look Delete Copy Look Delete Look Delete Look Announce Clear Write End Finished"
         );
         assert_eq!(
             steps(commit(1, WriteMode::Append, 0), plain).join(" "),
-            "Look Delete Copy Write Clear Write End Finished"
+            "Look Delete Copy Look Announce Clear Write End Finished"
         );
         assert_eq!(steps(tombstone(1), plain).join(" "), "Look Clear Write End Finished");
     }
@@ -364,6 +373,12 @@ mod tests {
         assert_eq!(steps(entry.clone(), done_at(1)).join(" "), "Look End Before");
         assert_eq!(steps(entry.clone(), done_at(2)).join(" "), "Look Delete Copy Look End Before");
         assert_eq!(steps(entry, done_at(5)).join(" "), "Look Delete Copy Look Delete Look End Before");
+        let append = commit(1, WriteMode::Append, 0);
+        assert_eq!(
+            steps(append, done_at(2)).join(" "),
+            "Look Delete Copy Look End Before",
+            "no `_SUCCESS` of the past"
+        );
     }
 
     #[test]

@@ -467,6 +467,10 @@ impl Files<'_> {
                     };
                     gone.map_or(Answer::Ok, Answer::Gone)
                 }
+                Do::Announce(bytes) => {
+                    self.announce(number, &bytes).await?;
+                    Answer::Ok
+                }
                 Do::Write(name, bytes) => {
                     self.write(&name, bytes).await?;
                     Answer::Ok
@@ -487,6 +491,22 @@ impl Files<'_> {
                 }
             };
             finishing.answer(answer);
+        }
+    }
+
+    /// Writes `_SUCCESS` for an entry, unless somebody else has finished that: then a later write may have written its own,
+    /// which a driver that slept must not replace.
+    async fn announce(&self, number: u64, bytes: &[u8]) -> Result<(), Error> {
+        let deadline = Instant::now() + self.timing.retry_for;
+        loop {
+            let created = self.create(write::SUCCESS, bytes.to_vec()).await?;
+            match self.read(write::SUCCESS).await? {
+                Some((found, _)) if found == bytes => return Ok(()),
+                Some(_) if self.look(&write::log_done(number)).await?.is_some() => return Ok(()),
+                // Of an earlier write: its driver was slow to say so.
+                Some(_) => self.delete(&[write::SUCCESS.to_owned()]).await?,
+                None => self.pause_or_give_up(write::SUCCESS, created, deadline).await?,
+            }
         }
     }
 

@@ -1,7 +1,5 @@
 //! How is one step of a commit asked of a store, and asked again?
 
-use std::error::Error as _;
-use std::io;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -21,15 +19,6 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// Keys per bulk delete.
 const DELETE_BATCH: usize = 1_000;
-
-/// What a local file system answers when asking again cannot help.
-const LOCAL_REFUSALS: [io::ErrorKind; 5] = [
-    io::ErrorKind::PermissionDenied,
-    io::ErrorKind::ReadOnlyFilesystem,
-    io::ErrorKind::NotADirectory,
-    io::ErrorKind::IsADirectory,
-    io::ErrorKind::StorageFull,
-];
 
 /// What a store said to a request to create.
 #[derive(Debug)]
@@ -59,23 +48,11 @@ pub(super) struct Files<'a> {
 /// Whether asking again cannot help.
 fn refused(error: &StoreError) -> bool {
     match error {
-        StoreError::PermissionDenied { .. }
-        | StoreError::Unauthenticated { .. }
-        | StoreError::InvalidPath { .. }
+        StoreError::InvalidPath { .. }
         | StoreError::NotSupported { .. }
         | StoreError::NotImplemented { .. }
         | StoreError::UnknownConfigurationKey { .. } => true,
-        // A local file system tells its reason only here.
-        other => {
-            let mut cause = other.source();
-            while let Some(error) = cause {
-                if error.downcast_ref::<io::Error>().is_some_and(|error| LOCAL_REFUSALS.contains(&error.kind())) {
-                    return true;
-                }
-                cause = error.source();
-            }
-            false
-        }
+        other => shuffle::store::is_refusal(other),
     }
 }
 

@@ -175,7 +175,29 @@ impl World {
         Ok(())
     }
 
-    /// All but `_SUCCESS`, which a driver that slept may delete when another one has written its own: Vonk trusts none.
+    /// `_SUCCESS` speaks of a write whose files are there, or is not there: a driver that slept may delete that of another
+    /// one, but never says that a write is there which an overwrite has replaced.
+    async fn announced(&self) -> Result<(), Broken> {
+        let destination = destination(Arc::clone(&self.store));
+        let files = Files { destination: &destination, timing: &self.timing };
+        let Some((found, _)) = files.read(write::SUCCESS).await.unwrap() else { return Ok(()) };
+        let mut there = Vec::new();
+        for number in files.log().await.unwrap().entries() {
+            let entry = files.read_entry(number).await.unwrap().unwrap();
+            let Decision::Commit { mode, .. } = entry.decision else { continue };
+            if mode == WriteMode::Overwrite {
+                there.clear();
+            }
+            there.push(entry.success(number));
+        }
+        if there.iter().any(|success| *success == found) {
+            Ok(())
+        } else {
+            Err(format!("_SUCCESS is stale: {found:?}"))
+        }
+    }
+
+    /// All but `_SUCCESS`.
     async fn tidied(&self) -> Result<(), Broken> {
         let destination = destination(Arc::clone(&self.store));
         let timing = self.impatient();
@@ -400,6 +422,7 @@ async fn driver_sleeps(
         refused += u64::from(first != Outcome::Committed);
         outcomes.push((1, mode, first));
         world.explained(&outcomes).await.map_err(context)?;
+        world.announced().await.map_err(context)?;
         if !slept {
             return Ok((n, refused));
         }

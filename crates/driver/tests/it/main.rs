@@ -7,4 +7,5 @@ mod faults;
 mod jobs;
 mod links;
 mod program;
+mod remote;
 mod writes;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use executor::{TaskContext, TaskProduct};
+use futures::StreamExt;
 use model::events::AppEvent;
 use model::graph::Output;
-use model::ids::{Epoch, JobId};
-use model::runner::{JobError, JobRunner};
-use model::write::{StagedFile, WriteId, WriteMode, WriteTarget};
+use model::ids::{AccumulatorId, Epoch, JobId};
+use model::messages::AccumulatorUpdate;
+use model::runner::{JobError, JobItem, JobRunner, JobStream};
+use model::write::{StagedFile, WriteId, WriteMode, WriteReport, WriteTarget};
 use model::{Failure, FailureKind};
 use object_store::ObjectStoreExt;
 use tokio::time::timeout;
@@ -40,12 +42,48 @@ fn target(url: &str, id: u32, mode: WriteMode) -> WriteTarget {
     WriteTarget { destination: url.to_owned(), mode, write }
 }
 
+async fn written(mut items: JobStream) -> Result<WriteReport, JobError> {
+    while let Some(item) = items.next().await {
+        if let JobItem::Written(report) = item? {
+            return Ok(report);
+        }
+    }
+    panic!("neither a report nor an error")
+}
+
 fn published(folder: &std::path::Path) -> Vec<String> {
     let names = std::fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.retain(|name| name.starts_with("part-"));
     names.sort();
     names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accumulators_hear_of_each_accepted_task_of_a_write_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().join("out").display());
+    let (stage_file, update) = (stage_files(url.clone()), |value: &'static [u8]| AccumulatorUpdate {
+        accumulator: AccumulatorId(1),
+        value: Bytes::from_static(value),
+    });
+    let program = Program::default().with("write", move |task| {
+        let again = task.attempt.partition.0 == 1 && task.attempt.attempt == 0;
+        let product = stage_file(task)?;
+        if again {
+            let kind = FailureKind::UserCode { panicked: false, transient: true };
+            return Err(Failure::new(kind, "the first attempt fails"));
+        }
+        Ok(TaskProduct { accumulators: vec![update(b"one")], ..product })
+    });
+    let running = start(program);
+    let files = job(0, vec![stage(0, "write", 3, &[], Output::Write)]);
+    let items = running.driver.write(files, target(&url, 0, WriteMode::ErrorIfExists)).collect::<Vec<_>>();
+    let items: Vec<_> = timeout(SOON, items).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let (last, updates) = items.split_last().unwrap();
+    assert!(matches!(last, JobItem::Written(report) if report.rows == 3 * ROWS), "{last:?}");
+    assert_eq!(updates, vec![JobItem::Accumulated(vec![update(b"one")]); 3]);
+    running.driver.stop(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,7 +94,7 @@ async fn a_write_appears_whole_and_only_once() {
     let running = start(Program::default().with("write", stage_files(url.clone())));
     let write = |id, mode| {
         let files = job(id, vec![stage(id, "write", 3, &[], Output::Write)]);
-        timeout(SOON, running.driver.write(files, target(&url, id, mode)))
+        timeout(SOON, written(running.driver.write(files, target(&url, id, mode))))
     };
     let report = write(0, WriteMode::ErrorIfExists).await.unwrap().unwrap();
     assert_eq!((report.files, report.rows), (3, 3 * ROWS));
@@ -84,8 +122,8 @@ async fn a_write_whose_job_fails_leaves_nothing() {
     });
     let running = start(program);
     let files = job(0, vec![stage(0, "write", 3, &[], Output::Write)]);
-    let written = running.driver.write(files, target(&url, 0, WriteMode::ErrorIfExists));
-    let error = timeout(SOON, written).await.unwrap().unwrap_err();
+    let write = running.driver.write(files, target(&url, 0, WriteMode::ErrorIfExists));
+    let error = timeout(SOON, written(write)).await.unwrap().unwrap_err();
     let JobError::Failed { failure, .. } = error else { panic!("{error:?}") };
     assert_eq!(failure.kind, FailureKind::Query);
     assert!(published(&out).is_empty());
@@ -107,12 +145,12 @@ async fn a_write_that_nobody_waits_for_is_given_up() {
     });
     let running = start(program);
     let files = job(0, vec![stage(0, "write", 1, &[], Output::Write)]);
-    let mut written = running.driver.write(files, target(&url, 0, WriteMode::ErrorIfExists));
+    let mut items = running.driver.write(files, target(&url, 0, WriteMode::ErrorIfExists));
     tokio::select! {
-        done = &mut written => panic!("{done:?}"),
+        item = items.next() => panic!("{item:?}"),
         () = began.notified() => {}
     }
-    drop(written);
+    drop(items);
     timeout(SOON, running.driver.stop(None)).await.unwrap();
     assert!(published(&out).is_empty());
     assert_eq!(running.heard.count(|e| matches!(e, AppEvent::JobFinished { error: Some(_), .. })), 1);

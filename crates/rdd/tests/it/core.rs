@@ -176,6 +176,20 @@ fn accumulators_count_each_accepted_task_once() {
 }
 
 #[test]
+fn accumulators_count_in_a_job_that_writes() {
+    let (ctx, runner) = context();
+    runner.fail_first.store(3, Ordering::SeqCst);
+    let folder = tempfile::tempdir().unwrap();
+    let seen = ctx.accumulator(0u64);
+    let rows = ctx.range_into(0u32..1_000, 7).map(task!(move [&seen] |x: u32| {
+        seen.add(1);
+        x
+    }));
+    let report = rows.save_as_text_file(folder.path().join("out").to_str().unwrap()).unwrap();
+    assert_eq!((report.rows, seen.value()), (1_000, 1_000));
+}
+
+#[test]
 fn broadcasts_arrive_small_and_large_and_go_with_their_last_handle() {
     let (ctx, runner) = context();
     for length in [10, 3 << 20] {

@@ -48,6 +48,12 @@ proptest! {
         prop_assert_eq!(keys, sorted(rows.iter().map(|(key, _)| key.clone()).collect()));
         prop_assert_eq!(sorted(by_key.collect().unwrap()), sorted(rows.clone()));
         let down = rdd.sort_by_key_into(Direction::Descending, into).unwrap();
+        if let [first, .., last] = &rows[..] {
+            let among = rows.iter().filter(|row| (&first.0..=&last.0).contains(&&row.0)).count() as u64;
+            for in_order in [&by_key, &down] {
+                prop_assert_eq!(in_order.filter_by_range(first.0.clone(), last.0.clone()).count().unwrap(), among);
+            }
+        }
         prop_assert!(down.partitions() <= into);
         let keys: Vec<String> = down.keys().collect().unwrap();
         prop_assert_eq!(keys, sorted(rows.iter().map(|(key, _)| key.clone()).collect()).into_iter().rev().collect::<Vec<_>>());
@@ -222,6 +228,25 @@ fn partitions_of_a_sort_are_about_equal_and_in_order() {
     let sizes: Vec<usize> = parts.iter().map(Vec::len).collect();
     assert!(sizes.iter().all(|n| (2_000..9_500).contains(n)), "{sizes:?}");
     assert!(parts.concat().is_sorted_by_key(|(key, _)| *key));
+}
+
+#[test]
+fn a_range_of_keys_is_sought_where_it_lies() {
+    let (ctx, runner) = context();
+    let rdd = ctx.range_into(0..8_000u32, 4).map(|n| (n.wrapping_mul(2_654_435_761) >> 8, n)).cache();
+    for direction in [Direction::Ascending, Direction::Descending] {
+        let sorted = rdd.sort_by_key_into(direction, 8).unwrap().map_values(|n| n + 1);
+        let all = sorted.collect().unwrap();
+        let (lower, upper) = (all[3_000].0.min(all[3_100].0), all[3_000].0.max(all[3_100].0));
+        let some = sorted.filter_by_range(lower, upper);
+        assert!((1..=3).contains(&some.partitions()), "{} of 8 partitions", some.partitions());
+        assert_eq!(some.collect().unwrap(), all[3_000..=3_100]);
+        let tasks = runner.state().ran.last().unwrap().1.last().unwrap().1;
+        assert_eq!(tasks, some.partitions(), "the others are not computed");
+        assert!(some.map_values(|n| n - 1).partitioning().is_none(), "its partitions have other numbers");
+        assert_eq!(sorted.filter_by_range(0, u32::MAX).partitioning(), sorted.partitioning());
+        assert_eq!(sorted.filter_by_range(7, 3).count().unwrap(), 0);
+    }
 }
 
 #[test]

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use model::graph::{Job, Output, Stage};
 use model::ids::IdSource;
@@ -306,20 +305,18 @@ impl JobRunner for Shared {
         Box::pin(stream::once(start).flatten())
     }
 
-    fn write(&self, job: Job, _: WriteTarget) -> BoxFuture<'static, Result<WriteReport, JobError>> {
-        let (mut items, runner) = (self.run(job), Arc::clone(&self.0));
-        Box::pin(async move {
-            while let Some(item) = items.next().await {
-                item?;
-            }
+    fn write(&self, job: Job, _: WriteTarget) -> JobStream {
+        let runner = Arc::clone(&self.0);
+        let written = async move {
             let mut report = WriteReport::default();
             for file in runner.state().staged.drain(..) {
                 report.files += 1;
                 report.rows += file.rows;
                 report.bytes += file.bytes;
             }
-            Ok(report)
-        })
+            Ok(JobItem::Written(report))
+        };
+        Box::pin(self.run(job).chain(stream::once(written)))
     }
 
     fn release_shuffle(&self, shuffle: ShuffleId) {

@@ -1,0 +1,215 @@
+//! What does a person see of a query's stages, before it runs and after?
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::{RecordBatch, StringArray};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::display::{PlanType, StringifiedPlan};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::config::SessionConfig;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::explain::ExplainExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
+use model::metrics::TaskMetrics;
+
+use crate::cut;
+use crate::query::{Cluster, Ran, run_measured};
+use crate::read::downcast;
+
+/// The plan of an `EXPLAIN`, with the stages that the query will run as.
+pub(crate) fn explained(explain: &Arc<dyn ExecutionPlan>, plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    let Some(of) = downcast::<ExplainExec>(explain) else { return Arc::clone(explain) };
+    let mut plans = of.stringified_plans().to_vec();
+    plans.retain(|plan| of.verbose() || plan.plan_type != PlanType::FinalPhysicalPlan);
+    plans.push(StringifiedPlan::new(PlanType::FinalPhysicalPlan, stages(plan)));
+    Arc::new(ExplainExec::new(of.schema(), plans, of.verbose()))
+}
+
+/// A plan with its exchanges marked. Stages are numbered in the order in which they can run.
+pub(crate) fn stages(plan: &Arc<dyn ExecutionPlan>) -> String {
+    let (top, below) = cut::peel(Arc::clone(plan));
+    let mut text = String::new();
+    let mut depth = 0;
+    for node in top.nodes() {
+        line(&mut text, depth, "", node);
+        depth += 1;
+    }
+    let mut next = 1;
+    let mut fragments = String::new();
+    fragment(&below, depth + 1, &mut next, &mut fragments);
+    let tasks = below.output_partitioning().partition_count();
+    let _ = writeln!(text, "{:1$}stage {next}, to the driver: {tasks} tasks", "", depth * 2);
+    text + &fragments
+}
+
+fn fragment(plan: &Arc<dyn ExecutionPlan>, depth: usize, next: &mut u32, text: &mut String) {
+    let Some(exchange) = cut::exchange(plan) else {
+        line(text, depth, "", plan);
+        plan.children().into_iter().for_each(|child| fragment(child, depth + 1, next, text));
+        return;
+    };
+    let mut below = String::new();
+    fragment(&exchange.input, depth + 1, next, &mut below);
+    let tasks = exchange.input.output_partitioning().partition_count();
+    let _ = writeln!(text, "{:2$}stage {next}, {}: {tasks} tasks", "", into(&exchange.partitioning), depth * 2);
+    text.push_str(&below);
+    *next += 1;
+}
+
+fn into(partitioning: &Partitioning) -> String {
+    match partitioning {
+        Partitioning::Hash(by, partitions) => {
+            let by: Vec<_> = by.iter().map(ToString::to_string).collect();
+            format!("by hash of {} into {partitions} partitions", by.join(", "))
+        }
+        other if other.partition_count() == 1 => "into 1 partition".to_owned(),
+        other => format!("in turn into {} partitions", other.partition_count()),
+    }
+}
+
+fn line(text: &mut String, depth: usize, mark: &str, node: &Arc<dyn ExecutionPlan>) {
+    struct One<'a>(&'a Arc<dyn ExecutionPlan>);
+    impl std::fmt::Display for One<'_> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt_as(DisplayFormatType::Default, f)
+        }
+    }
+    let _ = writeln!(text, "{:2$}{mark}{}", "", One(node), depth * 2);
+}
+
+/// Runs a query for what can be measured of it: `EXPLAIN ANALYZE`.
+pub(crate) struct AnalyzeExec {
+    cluster: Arc<Cluster>,
+    plan: Arc<dyn ExecutionPlan>,
+    config: SessionConfig,
+    properties: Arc<PlanProperties>,
+}
+
+impl AnalyzeExec {
+    pub(crate) fn new(
+        cluster: Arc<Cluster>,
+        plan: Arc<dyn ExecutionPlan>,
+        config: SessionConfig,
+        schema: SchemaRef,
+    ) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        );
+        Self { cluster, plan, config, properties: Arc::new(properties) }
+    }
+}
+
+impl std::fmt::Debug for AnalyzeExec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AnalyzeExec").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for AnalyzeExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AnalyzeExec")
+    }
+}
+
+impl ExecutionPlan for AnalyzeExec {
+    fn name(&self) -> &'static str {
+        "AnalyzeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.plan]
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(plan) = children.pop() else { return internal_err!("an analysis has one plan") };
+        Ok(Arc::new(Self::new(Arc::clone(&self.cluster), plan, self.config.clone(), self.schema())))
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let schema = self.schema();
+        let (cluster, plan, config) = (Arc::clone(&self.cluster), Arc::clone(&self.plan), self.config.clone());
+        let batch_schema = Arc::clone(&schema);
+        let run = async move {
+            let ran = run_measured(&cluster, plan, &config).await?;
+            let (kind, text) = (StringArray::from(vec!["Plan with Metrics"]), StringArray::from(vec![measured(&ran)]));
+            Ok(RecordBatch::try_new(batch_schema, vec![Arc::new(kind), Arc::new(text)])?)
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::once(run))))
+    }
+}
+
+/// Every stage that ran, in order, with what was measured.
+fn measured(ran: &[Ran]) -> String {
+    let mut text = String::new();
+    for (number, stage) in (1..).zip(ran) {
+        let TaskMetrics {
+            input_rows,
+            input_bytes,
+            shuffle_read_rows,
+            shuffle_read_bytes,
+            shuffle_read_requests,
+            spilled_bytes,
+            spills,
+            run_micros,
+            ..
+        } = stage.metrics;
+        let _ = writeln!(
+            text,
+            "stage {number}: {} tasks in {}, {} of task time; {} rows, {} out",
+            stage.tasks,
+            time(stage.took),
+            time(Duration::from_micros(run_micros)),
+            stage.rows,
+            size(stage.bytes),
+        );
+        if input_rows + input_bytes > 0 {
+            let _ = writeln!(text, "  read {input_rows} rows, {} from tables", size(input_bytes));
+        }
+        if shuffle_read_rows > 0 {
+            let bytes = size(shuffle_read_bytes);
+            let _ = writeln!(
+                text,
+                "  read {shuffle_read_rows} rows, {bytes} in {shuffle_read_requests} requests from shuffles"
+            );
+        }
+        if spills > 0 {
+            let _ = writeln!(text, "  spilled {} in {spills} files", size(spilled_bytes));
+        }
+        fragment(&stage.plan, 1, &mut 1, &mut text);
+    }
+    text
+}
+
+fn time(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}

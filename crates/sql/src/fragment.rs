@@ -1,0 +1,273 @@
+//! How does a fragment of a plan travel to executors?
+//!
+//! As DataFusion's own encoding of its plan, with two leaves of ours, and the session's options that are not at their
+//! default. What its rows are divided by is the plan's root, a `RepartitionExec`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::arrow::datatypes::Schema;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
+use datafusion::datasource::sink::DataSinkExec;
+use datafusion::execution::TaskContext;
+use datafusion::execution::config::SessionConfig;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning, replace_children_if_necessary};
+use datafusion_proto::bytes::{
+    physical_plan_from_bytes_with_extension_codec, physical_plan_to_bytes_with_extension_codec,
+};
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use datafusion_proto::protobuf;
+use model::ids::ShuffleId;
+use prost::Message;
+
+use crate::error::Error;
+use crate::functions::{BuiltIn, Carrier, Function, FunctionKind, Prefer};
+use crate::read::{EqualColumns, ShuffleReadExec, downcast};
+use crate::scan::ScanExec;
+use crate::stage::End;
+
+/// Where a fragment's files go. In which format is the plan's root, a `DataSinkExec`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Destination {
+    /// The write, as it is in file names.
+    #[prost(string, tag = "1")]
+    pub(crate) write: String,
+    /// The destination folder's URL.
+    #[prost(string, tag = "2")]
+    pub(crate) url: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Body {
+    #[prost(bytes = "bytes", tag = "1")]
+    plan: Bytes,
+    #[prost(map = "string, string", tag = "2")]
+    options: HashMap<String, String>,
+    #[prost(message, optional, tag = "3")]
+    write: Option<Destination>,
+    /// Spark's functions go before DataFusion's of the same name.
+    #[prost(bool, tag = "4")]
+    spark: bool,
+}
+
+/// A decoded fragment.
+pub(crate) struct Fragment {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    /// How rows are divided among the partitions of a shuffle that has more than one.
+    pub(crate) partitioning: Option<Partitioning>,
+    /// Where files go, and the sink that says which.
+    pub(crate) write: Option<(Destination, Arc<dyn ExecutionPlan>)>,
+    pub(crate) config: SessionConfig,
+}
+
+/// Encodes a fragment whose leaves have been taken out.
+pub(crate) fn encode(
+    plan: &Arc<dyn ExecutionPlan>,
+    end: &End,
+    config: &SessionConfig,
+    carrier: &Arc<dyn Carrier>,
+) -> Result<Bytes, Error> {
+    let (plan, write) = match end {
+        End::Shuffle(partitioning) if partitioning.partition_count() > 1 => {
+            let divided = RepartitionExec::try_new(Arc::clone(plan), partitioning.clone()).map_err(Error::encode)?;
+            (Arc::new(divided) as Arc<dyn ExecutionPlan>, None)
+        }
+        End::Shuffle(_) | End::Result => (Arc::clone(plan), None),
+        End::Write { sink, destination } => {
+            let sink =
+                replace_children_if_necessary(Arc::clone(sink), vec![Arc::clone(plan)]).map_err(Error::encode)?;
+            (sink, Some(destination.clone()))
+        }
+    };
+    let codec = Codec { carrier: Arc::clone(carrier) };
+    let plan = physical_plan_to_bytes_with_extension_codec(plan, &codec).map_err(Error::encode)?;
+    let spark = Prefer::of(config) == Prefer::Spark;
+    Ok(Body { plan, options: changed(config.options()), write, spark }.encode_to_vec().into())
+}
+
+/// Decodes a fragment.
+pub(crate) fn decode(
+    body: Bytes,
+    context: impl FnOnce(SessionConfig) -> TaskContext,
+    carrier: &Arc<dyn Carrier>,
+) -> Result<Fragment, Error> {
+    let body = Body::decode(body).map_err(Error::decode)?;
+    let mut options = ConfigOptions::new();
+    for (key, value) in &body.options {
+        options.set(key, value).map_err(Error::decode)?;
+    }
+    let prefer = if body.spark { Prefer::Spark } else { Prefer::DataFusion };
+    let config = SessionConfig::from(options).with_extension(Arc::new(prefer));
+    let context = context(config.clone());
+    let codec = Codec { carrier: Arc::clone(carrier) };
+    let mut plan =
+        physical_plan_from_bytes_with_extension_codec(&body.plan, &context, &codec).map_err(Error::decode)?;
+    let mut partitioning = None;
+    if let Some(root) = downcast::<RepartitionExec>(&plan) {
+        partitioning = Some(root.partitioning().clone());
+        plan = Arc::clone(root.input());
+    }
+    let write = body.write.map(|destination| (destination, Arc::clone(&plan)));
+    if let Some(root) = downcast::<DataSinkExec>(&plan) {
+        plan = Arc::clone(root.input());
+    }
+    Ok(Fragment { plan, partitioning, write, config })
+}
+
+/// Options that are not at their default.
+fn changed(options: &ConfigOptions) -> HashMap<String, String> {
+    let defaults: HashMap<_, _> = ConfigOptions::new().entries().into_iter().map(|e| (e.key, e.value)).collect();
+    let changed = options.entries().into_iter().filter(|entry| defaults.get(&entry.key) != Some(&entry.value));
+    changed.filter_map(|entry| Some((entry.key, entry.value?))).collect()
+}
+
+/// A leaf of ours.
+#[derive(Clone, PartialEq, Message)]
+struct Leaf {
+    #[prost(uint32, tag = "1")]
+    leaf: u32,
+    /// The rows' schema and the shuffle, if it reads one; otherwise the source is its child.
+    #[prost(message, optional, tag = "2")]
+    schema: Option<protobuf::Schema>,
+    #[prost(uint32, tag = "3")]
+    shuffle: u32,
+    /// Columns that are equal to each other, class by class.
+    #[prost(message, repeated, tag = "4")]
+    equal: Vec<Columns>,
+    /// Columns with one value.
+    #[prost(uint32, repeated, tag = "5")]
+    constant: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Columns {
+    #[prost(uint32, repeated, tag = "1")]
+    columns: Vec<u32>,
+}
+
+struct Codec {
+    carrier: Arc<dyn Carrier>,
+}
+
+impl fmt::Debug for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Codec")
+    }
+}
+
+impl Codec {
+    fn encode_function(&self, built_in: bool, kind: FunctionKind, name: &str, out: &mut Vec<u8>) -> DfResult<()> {
+        match self.carrier.encode(kind, name) {
+            Some(bytes) => out.extend_from_slice(&bytes),
+            None if built_in => {}
+            None => return Err(Error::UnknownFunction { name: name.to_owned() }.into()),
+        }
+        Ok(())
+    }
+
+    fn decode_function(&self, bytes: &[u8]) -> DfResult<Function> {
+        self.carrier.decode(bytes).map_err(crate::error::wrap)
+    }
+}
+
+impl PhysicalExtensionCodec for Codec {
+    fn try_decode(
+        &self,
+        bytes: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        _: &TaskContext,
+        _: &dyn PhysicalProtoConverterExtension,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let leaf = Leaf::decode(bytes).map_err(Error::decode)?;
+        match (leaf.schema.as_ref(), inputs) {
+            (Some(schema), []) => {
+                let schema = Arc::new(Schema::try_from(schema)?);
+                let classes = leaf.equal.into_iter().map(|class| class.columns).collect();
+                let equal = EqualColumns { classes, constants: leaf.constant };
+                if equal.classes.iter().flatten().chain(&equal.constants).any(|&c| c as usize >= schema.fields().len())
+                {
+                    return internal_err!("a leaf of a fragment names a column that it does not have");
+                }
+                Ok(Arc::new(ShuffleReadExec::leaf(leaf.leaf, ShuffleId(leaf.shuffle), schema, &equal)?))
+            }
+            (None, [source]) => Ok(Arc::new(ScanExec::new(leaf.leaf, Arc::clone(source)))),
+            _ => internal_err!("a leaf of a fragment is neither a shuffle nor a source"),
+        }
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        out: &mut Vec<u8>,
+        _: &dyn PhysicalProtoConverterExtension,
+    ) -> DfResult<()> {
+        let leaf = if let Some(scan) = downcast::<ScanExec>(&node) {
+            Leaf { leaf: scan.leaf(), ..Leaf::default() }
+        } else if let Some((leaf, shuffle)) = downcast::<ShuffleReadExec>(&node).and_then(ShuffleReadExec::as_leaf) {
+            let EqualColumns { classes, constants } = EqualColumns::of(&node);
+            let equal = classes.into_iter().map(|columns| Columns { columns }).collect();
+            let schema = Some(node.schema().as_ref().try_into()?);
+            Leaf { leaf, schema, shuffle: shuffle.0, equal, constant: constants }
+        } else {
+            let name = node.name();
+            return Err(internal_datafusion_err!("executors do not know how to run `{name}`"));
+        };
+        leaf.encode(out).map_err(|error| Error::encode(error).into())
+    }
+
+    fn try_encode_udf(&self, function: &ScalarUDF, out: &mut Vec<u8>) -> DfResult<()> {
+        let name = function.name();
+        self.encode_function(
+            BuiltIn::get(Prefer::DataFusion).scalar.contains_key(name),
+            FunctionKind::Scalar,
+            name,
+            out,
+        )
+    }
+
+    fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> DfResult<Arc<ScalarUDF>> {
+        match self.decode_function(bytes)? {
+            Function::Scalar(function) => Ok(function),
+            other => internal_err!("function `{name}` is another kind of function: {other:?}"),
+        }
+    }
+
+    fn try_encode_udaf(&self, function: &AggregateUDF, out: &mut Vec<u8>) -> DfResult<()> {
+        let name = function.name();
+        self.encode_function(
+            BuiltIn::get(Prefer::DataFusion).aggregate.contains_key(name),
+            FunctionKind::Aggregate,
+            name,
+            out,
+        )
+    }
+
+    fn try_decode_udaf(&self, name: &str, bytes: &[u8]) -> DfResult<Arc<AggregateUDF>> {
+        match self.decode_function(bytes)? {
+            Function::Aggregate(function) => Ok(function),
+            other => internal_err!("function `{name}` is another kind of function: {other:?}"),
+        }
+    }
+
+    fn try_encode_udwf(&self, function: &WindowUDF, out: &mut Vec<u8>) -> DfResult<()> {
+        let name = function.name();
+        self.encode_function(
+            BuiltIn::get(Prefer::DataFusion).window.contains_key(name),
+            FunctionKind::Window,
+            name,
+            out,
+        )
+    }
+
+    fn try_decode_udwf(&self, name: &str, bytes: &[u8]) -> DfResult<Arc<WindowUDF>> {
+        match self.decode_function(bytes)? {
+            Function::Window(function) => Ok(function),
+            other => internal_err!("function `{name}` is another kind of function: {other:?}"),
+        }
+    }
+}

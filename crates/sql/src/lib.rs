@@ -1,0 +1,41 @@
+//! How does a DataFusion plan become stages, and run?
+//!
+//! [`session`] makes the `SessionContext` that programs use: its plans are DataFusion's own until [`cut`](mod@cut) parts them
+//! at their exchanges. Each part becomes a stage (`stage`), travels as a body (`fragment`), and runs in executors (`task`).
+//! After every stage the rest is planned anew (`adapt`).
+
+mod adapt;
+pub mod config;
+mod cut;
+mod error;
+mod explain;
+mod fragment;
+mod functions;
+mod leaves;
+mod memory;
+mod name;
+mod persist;
+mod planner;
+mod query;
+mod read;
+mod results;
+mod route;
+mod rows;
+mod scan;
+mod session;
+mod sink;
+mod spill;
+mod stage;
+mod stores;
+mod task;
+mod write;
+
+pub use datafusion;
+pub use error::Error;
+pub use functions::{Carrier, Function, FunctionKind, NoFunctions};
+pub use memory::WorkingMemory;
+pub use persist::persist;
+pub use session::{SessionParts, session};
+pub use sink::Mode;
+pub use spill::SpillSpace;
+pub use task::{Prepared, Product, TaskEnv, prepare};

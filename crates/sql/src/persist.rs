@@ -1,0 +1,84 @@
+//! How is a DataFrame computed once and read often?
+//!
+//! Its rows are shuffled, and the shuffle is kept: they lie in the application's store (small ones in the driver), no executor
+//! holds what matters, and what is lost is computed again. With one process, DataFusion's own cache holds them in memory.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Result, project_schema};
+use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
+use datafusion::prelude::SessionContext;
+
+use crate::cut::Exchange;
+use crate::query::{QueryExec, run_exchange, run_exchanges};
+use crate::read::{EqualColumns, ShuffleReadExec, downcast};
+use crate::stage::Shuffle;
+
+/// Computes a DataFrame, and gives one that reads what was computed. The rows go when the last DataFrame, view or table over
+/// them does, at the latest when the application ends. They are read in any order.
+///
+/// # Errors
+/// The query fails.
+pub async fn persist(session: &SessionContext, frame: DataFrame) -> Result<DataFrame> {
+    let plan = frame.clone().create_physical_plan().await?;
+    let Some(query) = downcast::<QueryExec>(&plan) else { return frame.cache().await };
+    let (cluster, config) = query.parts();
+    let plan = run_exchanges(cluster, Arc::clone(query.plan()), config, &mut Vec::new()).await?;
+    let width = plan.output_partitioning().partition_count();
+    let exchange = Exchange::new(plan, Partitioning::RoundRobinBatch(width));
+    let (exchange, shuffle, _) = run_exchange(cluster, exchange, config).await?;
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    let equal = EqualColumns::of(&exchange.input);
+    session.read_table(Arc::new(Persisted { shuffle, schema, equal }))
+}
+
+/// A table of rows that were shuffled.
+struct Persisted {
+    shuffle: Arc<Shuffle>,
+    schema: SchemaRef,
+    equal: EqualColumns,
+}
+
+impl fmt::Debug for Persisted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Persisted").field("shuffle", &self.shuffle).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TableProvider for Persisted {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let partitioning = Partitioning::UnknownPartitioning(self.shuffle.partitions() as usize);
+        let read = ShuffleReadExec::partitioned(Arc::clone(&self.shuffle), self.schema(), &self.equal, partitioning)?;
+        let read: Arc<dyn ExecutionPlan> = Arc::new(read);
+        let Some(columns) = projection else { return Ok(read) };
+        let schema = project_schema(&self.schema, Some(columns))?;
+        let columns = columns.iter().zip(schema.fields()).map(|(&index, field)| ProjectionExpr {
+            expr: Arc::new(Column::new(field.name(), index)),
+            alias: field.name().clone(),
+        });
+        Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), read)?))
+    }
+}

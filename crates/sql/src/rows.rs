@@ -1,0 +1,74 @@
+//! How do batches become bytes outside of a shuffle: results, and rows that come with a task?
+//!
+//! As an Arrow IPC stream with its schema; an empty list of batches is no bytes at all.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use bytes::{Buf, Bytes};
+
+/// Writes batches one after the other.
+pub(crate) struct Encoder {
+    writer: Option<StreamWriter<Vec<u8>>>,
+}
+
+impl Encoder {
+    pub(crate) fn new() -> Self {
+        Self { writer: None }
+    }
+
+    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(StreamWriter::try_new(Vec::new(), batch.schema_ref())?),
+        };
+        writer.write(&compact(batch)?)
+    }
+
+    pub(crate) fn finish(self) -> Result<Bytes, ArrowError> {
+        self.writer.map_or(Ok(Bytes::new()), |writer| Ok(writer.into_inner()?.into()))
+    }
+}
+
+/// View columns share buffers with rows that are not here; IPC would write those too.
+fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::DataType;
+    let columns = batch
+        .columns()
+        .iter()
+        .map(|column| match column.data_type() {
+            DataType::Utf8View => std::sync::Arc::new(column.as_string_view().gc()) as _,
+            DataType::BinaryView => std::sync::Arc::new(column.as_binary_view().gc()) as _,
+            _ => std::sync::Arc::clone(column),
+        })
+        .collect();
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options)
+}
+
+/// Encodes batches of one schema.
+pub(crate) fn encode(batches: &[RecordBatch]) -> Result<Bytes, ArrowError> {
+    let mut encoder = Encoder::new();
+    batches.iter().try_for_each(|batch| encoder.push(batch))?;
+    encoder.finish()
+}
+
+/// Decodes what [`encode`] made.
+pub(crate) fn decode(bytes: Bytes) -> Result<Vec<RecordBatch>, ArrowError> {
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    StreamReader::try_new(bytes.reader(), None)?.collect()
+}
+
+/// Decodes a result, with the schema that the query promises: executors may call columns otherwise, or forget metadata.
+pub(crate) fn decode_as(bytes: Bytes, schema: &SchemaRef) -> Result<Vec<RecordBatch>, ArrowError> {
+    let rename = |batch: RecordBatch| {
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(SchemaRef::clone(schema), batch.columns().to_vec(), &options)
+    };
+    decode(bytes)?.into_iter().map(rename).collect()
+}

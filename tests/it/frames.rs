@@ -1,0 +1,173 @@
+//! Do DataFrames keep their promises across processes: the right rows whoever dies, files once, errors that say what to do?
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use vonk_tests::{Fault, Tokens};
+
+use crate::harness::{IMPATIENT, Program, files_below};
+
+const CLUSTER: &str = "local-cluster[2,1]";
+
+fn frames(args: &[&str]) -> Program {
+    Program::of(env!("CARGO_BIN_EXE_frames"), args).conf(IMPATIENT)
+}
+
+fn expected() -> String {
+    let mut sums = [0_i64; 13];
+    (0..40_000).for_each(|value| sums[value as usize % 13] += value);
+    sums.iter().enumerate().map(|(key, sum)| format!("{key}\t{sum}\n")).collect()
+}
+
+#[test]
+fn a_query_gives_the_same_rows_wherever_it_runs() {
+    for (master, conf) in [
+        ("local[2]", &[][..]),
+        ("local[2]", &["sql.force_stages=true", "sql.partitions=5"]),
+        (CLUSTER, &["sql.partitions=5"]),
+        (CLUSTER, &["sql.adaptive=false"]),
+    ] {
+        assert_eq!(
+            frames(&["sum"]).master(master).conf(conf).run().succeeded().stdout,
+            expected(),
+            "{master} {conf:?}"
+        );
+    }
+}
+
+#[test]
+fn a_query_survives_executors_that_die() {
+    for (at, fault) in
+        [("map", Fault::Kill), ("reduce", Fault::Kill), ("reduce", Fault::KillAll), ("map", Fault::Abort)]
+    {
+        let tokens = || Tokens::default().with(at, fault, 1);
+        let outcome = frames(&["sum"]).master(CLUSTER).faults(tokens()).run().succeeded();
+        assert_eq!(outcome.stdout, expected(), "{at} {fault:?}");
+        assert_eq!(outcome.tokens.fired(), 1, "the fault fired");
+    }
+    let control = frames(&["sum"]).master(CLUSTER).conf(&["task.max_executor_losses=1"]);
+    let control = control.faults(Tokens::default().with("map", Fault::Kill, 1)).run();
+    assert_ne!(control.code, Some(0), "without another try the query must fail: this test sees nothing");
+    assert_eq!(control.tokens.fired(), 1, "the control's fault fired");
+}
+
+#[test]
+fn persisted_rows_outlive_all_executors() {
+    let tokens = Tokens::default().with("between", Fault::KillAll, 1);
+    let outcome = frames(&["persist"]).master(CLUSTER).faults(tokens).run().succeeded();
+    assert_eq!(outcome.stdout, expected().repeat(2));
+    assert_eq!(outcome.tokens.fired(), 1);
+    assert_eq!(frames(&["persist"]).master("local[2]").run().succeeded().stdout, expected().repeat(2));
+}
+
+#[test]
+fn a_function_that_panics_says_where() {
+    let tokens = || Tokens::default().with("map", Fault::Panic, 1000);
+    for (master, conf) in [(CLUSTER, &[][..]), ("local[2]", &["sql.force_stages=true"])] {
+        let outcome = frames(&["sum"]).master(master).conf(conf).faults(tokens()).run();
+        assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("panicked at"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_function_that_executors_cannot_know_is_named() {
+    let outcome = frames(&["unknown"]).master(CLUSTER).run();
+    outcome.failed(1, &["send function `only_here` to executors", "register_udf"]);
+    frames(&["unknown"]).master("local[2]").run().succeeded();
+}
+
+/// The files that a reader sees, without the names of their write.
+fn published(folder: &Path) -> BTreeSet<String> {
+    let relative = |path: &Path| path.strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+    let files = files_below(folder).into_iter().map(|path| relative(&path));
+    files.filter(|name| !name.starts_with('_')).collect()
+}
+
+#[test]
+fn files_appear_once_whoever_dies() {
+    for (at, fault) in [("reduce", Fault::Kill), ("reduce", Fault::KillAll)] {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("out");
+        let tokens = Tokens::default().with(at, fault, 1);
+        let program = frames(&["write", out.to_str().unwrap()]).master(CLUSTER);
+        let outcome = program.faults(tokens).run().succeeded();
+        assert_eq!((outcome.stdout.as_str(), outcome.tokens.fired()), ("13\n", 1));
+        let folders: BTreeSet<_> =
+            published(&out).iter().map(|name| name.split('/').next().unwrap().to_owned()).collect();
+        assert_eq!(folders, (0..13).map(|key| format!("key={key}")).collect(), "a folder for each key");
+        assert_eq!(published(&out).len(), 13, "a file for each key");
+        assert!(!out.join("_vonk/stage").exists() || files_below(&out.join("_vonk/stage")).is_empty());
+        assert!(out.join("_SUCCESS").exists());
+    }
+}
+
+#[test]
+fn modes_are_those_of_spark() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let to = out.to_str().unwrap();
+    let write = |mode: &str| frames(&["write", to, "--format", "csv", "--mode", mode]).master("local[2]").run();
+    assert_eq!(write("error").succeeded().stdout, "13\n");
+    let first = published(&out);
+    write("error").failed(1, &[to, "there is something already", "overwrite"]);
+    assert_eq!(published(&out), first, "nothing was touched");
+    assert_eq!(write("ignore").succeeded().stdout, "0\n");
+    assert_eq!(published(&out), first);
+    write("append").succeeded();
+    assert!(published(&out).is_superset(&first) && published(&out).len() > first.len());
+    write("overwrite").succeeded();
+    assert!(published(&out).is_disjoint(&first));
+    let lines: usize = files_below(&out)
+        .iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "csv"))
+        .map(|path| fs::read_to_string(path).unwrap().lines().filter(|line| !line.starts_with("key")).count())
+        .sum();
+    assert_eq!(lines, 13);
+}
+
+#[test]
+fn every_format_reads_back() {
+    let home = tempfile::tempdir().unwrap();
+    for format in ["json", "text"] {
+        let out = home.path().join(format);
+        frames(&["write", out.to_str().unwrap(), "--format", format]).master("local[2]").run().succeeded();
+        let files = files_below(&out);
+        let lines: usize = files
+            .iter()
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("part-"))
+            .map(|path| fs::read_to_string(path).unwrap().lines().count())
+            .sum();
+        assert_eq!(lines, if format == "json" { 13 } else { 40_000 }, "{format}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_once_and_clearly() {
+    let home = tempfile::tempdir().unwrap();
+    let broken = home.path().join("broken.parquet");
+    fs::write(&broken, b"PAR1 this is no parquet PAR1").unwrap();
+    let (missing, broken) = (home.path().join("nothing.parquet"), broken.to_str().unwrap().to_owned());
+    let ask = |text: &str| frames(&["query", text]).master(CLUSTER).run();
+    ask("SELEC 1").failed(1, &["SELEC"]);
+    ask("SELECT valu FROM numbers").failed(1, &["valu", "value"]);
+    ask("SELECT * FROM nombers").failed(1, &["nombers"]);
+    ask("SELECT sum(value / (value - value)) FROM numbers").failed(1, &["Divide by zero"]);
+    ask(&format!("SELECT count(*) FROM '{}'", missing.display())).failed(1, &["nothing.parquet"]);
+    ask(&format!("SELECT count(*) FROM '{broken}'")).failed(1, &["parquet"]);
+}
+
+/// The build side of a hash join must be in memory: where it is not let in, the stage runs again with a join that spills.
+#[test]
+fn joins_and_sorts_larger_than_memory_spill() {
+    let joined = "SELECT count(*) AS rows, sum(length(a.text) + length(b.text)) AS length
+        FROM wide AS a JOIN wide AS b ON a.key = b.key AND a.text = b.text";
+    let sorted = "SELECT count(*) AS rows, sum(place * 2) AS places
+        FROM (SELECT row_number() OVER (ORDER BY text DESC, key) AS place FROM wide) AS w";
+    for (text, numbers) in [(joined, ["200000", "48000000"]), (sorted, ["200000", "40000200000"])] {
+        let program = frames(&["query", "--wide", text]).master("local-cluster[2,1,48m]");
+        let outcome = program.conf(&["sql.broadcast_max=1m"]).run().succeeded();
+        assert!(numbers.iter().all(|number| outcome.stdout.contains(number)), "{}", outcome.stdout);
+    }
+}

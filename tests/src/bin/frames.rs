@@ -1,0 +1,174 @@
+//! What do the tests run for DataFrames? Queries whose functions pass points where a test may let faults happen.
+//!
+//! Points: `map` (a task of the first stage has rows), `reduce` (one of the second has), `between` (in the driver, between two
+//! queries over persisted rows).
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use vonk::datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use vonk::datafusion::arrow::datatypes::{DataType, Int64Type};
+use vonk::datafusion::common::DataFusionError;
+use vonk::datafusion::dataframe::DataFrame;
+use vonk::datafusion::datasource::MemTable;
+use vonk::datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use vonk::{Context, WriteMode};
+use vonk_tests::point;
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    vonk: vonk::Args,
+
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Sums rows by key; prints `key<TAB>sum` lines in order.
+    Sum,
+    /// The same over rows that are persisted, twice.
+    Persist,
+    /// Writes the sums as files, a folder for each key; prints how many rows were written.
+    Write {
+        /// Where to.
+        destination: String,
+        /// error, append, overwrite or ignore
+        #[arg(long, default_value = "error")]
+        mode: String,
+        /// parquet, csv, json or text
+        #[arg(long, default_value = "parquet")]
+        format: String,
+    },
+    /// Calls a function that executors cannot know.
+    Unknown,
+    /// Runs a statement and prints its rows.
+    Query {
+        /// The statement.
+        text: String,
+        /// With a table of 24 MB: `wide`, of the numbers below 200,000 and a text of 120 bytes for each.
+        #[arg(long)]
+        wide: bool,
+    },
+}
+
+const ROWS: i64 = 40_000;
+const PARTITIONS: i64 = 8;
+const KEYS: i64 = 13;
+
+/// The value itself, past a point.
+fn passes(name: &'static str) -> ScalarUDF {
+    let pass = move |arguments: &[ColumnarValue]| {
+        point(name);
+        Ok(arguments[0].clone())
+    };
+    create_udf(&format!("at_{name}"), vec![DataType::Int64], DataType::Int64, Volatility::Volatile, Arc::new(pass))
+}
+
+fn main() -> ExitCode {
+    vonk::main(|| {
+        let options = Options::parse();
+        let ctx = Context::builder().args(&options.vonk).build()?;
+        ctx.register_udf(|| passes("map"))?;
+        ctx.register_udf(|| passes("reduce"))?;
+        ctx.session()?.register_table("numbers", Arc::new(numbers()?))?;
+        if let Job::Query { wide: true, .. } = options.job {
+            ctx.session()?.register_table("wide", Arc::new(wide()?))?;
+        }
+        ctx.block_on(run(&ctx, options.job))??;
+        ctx.stop();
+        Ok(())
+    })
+}
+
+fn numbers() -> Result<MemTable> {
+    let partition = |p: i64| -> Result<Vec<RecordBatch>> {
+        let values = Int64Array::from_iter_values((0..ROWS).filter(|value| value % PARTITIONS == p));
+        Ok(vec![RecordBatch::try_from_iter([("value", Arc::new(values) as ArrayRef)])?])
+    };
+    let partitions = (0..PARTITIONS).map(partition).collect::<Result<Vec<_>>>()?;
+    Ok(MemTable::try_new(partitions[0][0].schema(), partitions)?)
+}
+
+fn wide() -> Result<MemTable> {
+    let partition = |p: i64| -> Result<Vec<RecordBatch>> {
+        let keys = (0..200_000_i64).filter(|key| key % PARTITIONS == p);
+        let texts = StringArray::from_iter_values(keys.clone().map(|key| format!("{key:0120}")));
+        let keys = Int64Array::from_iter_values(keys);
+        Ok(vec![RecordBatch::try_from_iter([
+            ("key", Arc::new(keys) as ArrayRef),
+            ("text", Arc::new(texts) as ArrayRef),
+        ])?])
+    };
+    let partitions = (0..PARTITIONS).map(partition).collect::<Result<Vec<_>>>()?;
+    Ok(MemTable::try_new(partitions[0][0].schema(), partitions)?)
+}
+
+const SUMS: &str = "SELECT key, at_reduce(sum(value)) AS sum
+    FROM (SELECT value % 13 AS key, at_map(value) AS value FROM numbers) AS n GROUP BY key";
+
+async fn run(ctx: &Context, job: Job) -> Result<()> {
+    match job {
+        Job::Sum => print(ctx.sql(SUMS).await?).await,
+        Job::Persist => {
+            let sums = ctx.persist(ctx.sql(SUMS).await?).await?;
+            print(sums.clone()).await?;
+            point("between");
+            print(sums).await
+        }
+        Job::Write { destination, mode, format } => {
+            let sums = match format.as_str() {
+                "text" => ctx.sql("SELECT concat(value % 13, ' ', value) AS line FROM numbers").await?,
+                _ => ctx.sql(SUMS).await?,
+            };
+            let mode = match mode.as_str() {
+                "append" => WriteMode::Append,
+                "overwrite" => WriteMode::Overwrite,
+                "ignore" => WriteMode::Ignore,
+                _ => WriteMode::ErrorIfExists,
+            };
+            let write = ctx.write(sums).mode(mode);
+            let written = match format.as_str() {
+                "csv" => write.csv(&destination).await?,
+                "json" => write.json(&destination).await?,
+                "text" => write.text(&destination).await?,
+                _ => write.partition_by(["key"]).parquet(&destination).await?,
+            };
+            println!("{written}");
+            Ok(())
+        }
+        Job::Unknown => {
+            let name = "only_here";
+            let own = create_udf(
+                name,
+                vec![DataType::Int64],
+                DataType::Int64,
+                Volatility::Volatile,
+                Arc::new(|arguments: &[ColumnarValue]| Ok::<_, DataFusionError>(arguments[0].clone())),
+            );
+            ctx.session()?.register_udf(own);
+            let frame = ctx.sql("SELECT sum(only_here(value)) AS key, count(*) AS sum FROM numbers").await?;
+            print(frame).await
+        }
+        Job::Query { text, .. } => {
+            println!("{}", ctx.sql(&text).await?.to_string().await?);
+            Ok(())
+        }
+    }
+}
+
+/// Prints two columns of numbers, in order.
+async fn print(frame: DataFrame) -> Result<()> {
+    let mut rows = Vec::new();
+    for batch in frame.collect().await? {
+        let (keys, sums) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
+        rows.extend(keys.values().iter().zip(sums.values()).map(|(key, sum)| (*key, *sum)));
+    }
+    rows.sort_unstable();
+    debug_assert!(rows.len() <= usize::try_from(KEYS)?);
+    rows.iter().for_each(|(key, sum)| println!("{key}\t{sum}"));
+    Ok(())
+}
