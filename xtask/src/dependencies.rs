@@ -11,7 +11,8 @@ use serde::Deserialize;
 use crate::workspace::{cargo, output, root};
 
 /// Crates of ours in the order of ARCHITECTURE.md: each may use only those before it.
-const LAYERS: &[&str] = &["model", "proto", "scheduler", "shuffle", "rdd", "sql", "executor", "driver", "vonk"];
+const LAYERS: &[&str] =
+    &["model", "proto", "scheduler", "shuffle", "rdd", "sql", "executor", "driver", "k8s-backend", "vonk"];
 
 /// What a crate may never reach, directly or not, and of which folder's crates that is true.
 const ABSENT: &[(&str, &[&str])] = &[
@@ -22,6 +23,10 @@ const ABSENT: &[(&str, &[&str])] = &[
     ("sql", &["proto", "scheduler", "rdd", "tonic", "kube"]),
     ("executor", &["driver", "scheduler", "rdd", "sql", "datafusion", "kube"]),
     ("driver", &["kube", "k8s-openapi", "datafusion", "rdd", "sql"]),
+    (
+        "k8s-backend",
+        &["scheduler", "shuffle", "rdd", "sql", "executor", "driver", "object_store", "arrow", "datafusion"],
+    ),
 ];
 
 #[derive(Deserialize)]

@@ -1,7 +1,8 @@
 //! What is a configuration key?
 //!
 //! A crate lists its keys in a `const SETTINGS: &[Setting]` of its `config` module; `vonk::config` joins the lists, reads
-//! the sources and refuses what no list has. `docs/configuration.md` is generated from them.
+//! the sources and refuses what no list has. `docs/configuration.md` is generated from them. A key that ends in `.*`
+//! stands for every key that has something else there: `k8s.executor.labels.*` for `k8s.executor.labels.team`.
 
 /// What values a key takes, and how they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,26 @@ pub struct InvalidSetting {
 }
 
 impl Setting {
+    /// The key that `name` means if it is this setting's own name or one of Spark's for it; a `*` at the end of either
+    /// stands for any text.
+    #[must_use]
+    pub fn key_of(&self, name: &str) -> Option<String> {
+        let mut names = std::iter::once(self.key).chain(self.aliases.iter().copied());
+        names.find_map(|known| match (prefix(self.key), prefix(known)) {
+            (Some(key), Some(known)) => {
+                name.strip_prefix(known).filter(|rest| !rest.is_empty()).map(|rest| format!("{key}{rest}"))
+            }
+            _ => (known == name).then(|| self.key.to_owned()),
+        })
+    }
+
+    /// What was set of a key that ends in `.*`: what stands for the `*`, and the value.
+    pub fn family<'a>(&self, values: &'a Values) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let prefix = prefix(self.key);
+        let of = move |(key, value): (&'a String, &'a String)| Some((key.strip_prefix(prefix?)?, value.as_str()));
+        values.iter().filter_map(of)
+    }
+
     /// The text in force: what was set, else the default.
     #[must_use]
     pub fn value<'a>(&self, values: &'a Values) -> &'a str {
@@ -160,6 +181,11 @@ impl Setting {
     }
 }
 
+/// What comes before the `*` of a key that stands for many.
+fn prefix(key: &'static str) -> Option<&'static str> {
+    key.strip_suffix('*').filter(|prefix| prefix.ends_with('.'))
+}
+
 /// Reads a size: a whole number with `k`, `m`, `g` or `t` (powers of 1,024, also as `kb`, `kib`), or bytes.
 #[must_use]
 pub fn parse_bytes(text: &str) -> Option<u64> {
@@ -216,5 +242,16 @@ mod tests {
         assert_eq!(MEMORY.bytes(&Values::new()), Ok(4 << 30));
         let error = MEMORY.bytes(&values).unwrap_err();
         assert_eq!(error.to_string(), "set `executor.memory` to `lots`: want a size such as 512m or 4g");
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        const LABELS: Setting = Setting::new("k8s.labels.*", Kind::Text, "", "Labels.").aliases(&["spark.label.*"]);
+        assert_eq!(LABELS.key_of("k8s.labels.a.b/c"), Some("k8s.labels.a.b/c".to_owned()));
+        assert_eq!(LABELS.key_of("spark.label.team"), Some("k8s.labels.team".to_owned()));
+        assert_eq!(LABELS.key_of("k8s.labels."), None, "something must stand there");
+        assert_eq!(LABELS.key_of("k8s.labels"), None);
+        let values = Values::from([("k8s.labels.team", "x"), ("k8s.label", "y")].map(|(k, v)| (k.into(), v.into())));
+        assert_eq!(LABELS.family(&values).collect::<Vec<_>>(), [("team", "x")]);
     }
 }

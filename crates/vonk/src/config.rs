@@ -185,7 +185,9 @@ impl Config {
     }
 
     fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), Error> {
-        let names: BTreeMap<String, &str> = settings().iter().map(|s| (variable(s.key), s.key)).collect();
+        // The name of a variable keeps neither case nor dots: no `*` can be found in one.
+        let settings = settings().into_iter().filter(|s| !s.key.ends_with('*'));
+        let names: BTreeMap<String, &str> = settings.map(|s| (variable(s.key), s.key)).collect();
         for (name, value) in variables {
             if !name.starts_with("VONK_") || RESERVED.iter().any(|r| name.starts_with(r)) {
                 continue;
@@ -216,16 +218,16 @@ impl Config {
     /// An unknown key, a value that does not fit.
     pub fn set(&mut self, key: &str, value: &str, origin: &str) -> Result<(), Error> {
         let all = settings();
-        let found = all.iter().find(|s| s.key == key || s.aliases.contains(&key));
-        let Some(setting) = found else {
+        let found = all.iter().find_map(|setting| Some((setting, setting.key_of(key)?)));
+        let Some((setting, key)) = found else {
             let names = all.iter().flat_map(|s| std::iter::once(s.key).chain(s.aliases.iter().copied()));
             let unknown =
                 Error::Unknown { key: key.to_owned(), origin: origin.to_owned(), nearest: nearest(key, names) };
             return Err(unknown);
         };
         setting.check(value).map_err(|source| Error::Invalid { origin: origin.to_owned(), source })?;
-        self.values.insert(setting.key.to_owned(), value.to_owned());
-        self.origins.insert(setting.key.to_owned(), origin.to_owned());
+        self.values.insert(key.clone(), value.to_owned());
+        self.origins.insert(key, origin.to_owned());
         Ok(())
     }
 
