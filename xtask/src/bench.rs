@@ -1,12 +1,10 @@
 //! How fast is it, and how fast are others?
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::s3::Server;
-use crate::workspace::{cargo, command, output, run as run_shown};
+use crate::workspace::{cargo, command, run as run_shown, target_folder};
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -50,13 +48,4 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             run_shown(command(target_folder()?.join("release/tpch")).args(&args.more))
         }
     }
-}
-
-/// Where cargo puts what it builds.
-fn target_folder() -> Result<PathBuf> {
-    let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--locked"]))?;
-    let metadata: serde_json::Value = serde_json::from_slice(&metadata)?;
-    let folder =
-        metadata["target_directory"].as_str().context("find the target folder in what `cargo metadata` says")?;
-    Ok(PathBuf::from(folder))
 }

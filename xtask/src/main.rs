@@ -6,10 +6,12 @@
 mod absences;
 mod bench;
 mod check;
+mod cluster;
 mod dependencies;
 mod docs;
 #[cfg(feature = "generate")]
 mod generate;
+mod go;
 mod s3;
 mod sim;
 mod workspace;
@@ -48,6 +50,9 @@ enum Command {
     /// Starts, stops or wraps a command with an S3-compatible server.
     #[command(subcommand)]
     S3(s3::S3Command),
+    /// A Kubernetes cluster on this machine, with an S3-compatible server.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
 }
 
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -77,6 +82,7 @@ fn run(command: Command) -> Result<()> {
         Command::Wire(args) => wire_code(args),
         Command::Docs => docs::run(),
         Command::S3(command) => s3::run(command),
+        Command::Cluster(command) => cluster::run(command),
     }
 }
 

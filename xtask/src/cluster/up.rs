@@ -1,0 +1,152 @@
+//! How does a cluster start, and how is it found?
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::processes::Started;
+use super::state::State;
+use super::{binaries, control_plane, down, machine, network, node, packages, pause, pki, processes, settings};
+use crate::s3;
+use crate::workspace::output;
+
+/// An S3 server of this machine is reached at once or not at all.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// How many nodes it has; two, so that one can be lost.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+}
+
+/// What is noted of a cluster that came up.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Up {
+    pub(crate) nodes: u8,
+}
+
+/// Starts a cluster, or finds that it is up, and prints how it is reached.
+pub(crate) fn up(args: &UpArgs) -> Result<()> {
+    machine::need_root("up")?;
+    let state = State::find()?;
+    match found(&state) {
+        Some(up) if up.nodes == args.nodes => eprintln!("a cluster with {} nodes is up already", up.nodes),
+        Some(up) => bail!("a cluster with {} nodes is up: `cargo xtask cluster down` first", up.nodes),
+        None => {
+            let began = Instant::now();
+            packages::install()?;
+            let programs = binaries::kubernetes()?;
+            if state.folder().exists() {
+                eprintln!("removing what is left of an earlier cluster");
+            }
+            down::remove(&state)?;
+            let started = Instant::now();
+            start(&state, args.nodes, &programs)
+                .with_context(|| format!("start a cluster (logs: {})", state.path("log").display()))?;
+            eprintln!("{} nodes are ready, {:.1?} (of {:.1?})", args.nodes, started.elapsed(), began.elapsed());
+        }
+    }
+    for (name, value) in environment(&state) {
+        println!("export {name}='{value}'");
+    }
+    Ok(())
+}
+
+/// Says what runs.
+pub(crate) fn status() -> Result<()> {
+    let state = State::find()?;
+    let running = processes::running(&state)?;
+    match found(&state) {
+        Some(up) => println!("up, {} nodes", up.nodes),
+        None if running.is_empty() && !state.folder().exists() => println!("down"),
+        None => println!("broken: `cargo xtask cluster up` starts it anew, `cargo xtask cluster down` removes it"),
+    }
+    for (pid, program) in running.iter().filter(|(_, program)| !program.starts_with("containerd-shim")) {
+        println!("  {program} ({pid})");
+    }
+    if state.folder().exists() {
+        println!("logs: {}", state.path("log").display());
+        println!("export KUBECONFIG='{}'", state.admin().display());
+    }
+    Ok(())
+}
+
+/// The cluster, if there is one whose servers answer.
+pub(crate) fn found(state: &State) -> Option<Up> {
+    let noted = fs::read(state.is_up()).ok()?;
+    let up: Up = serde_json::from_slice(&noted).ok()?;
+    let nodes_answer = || (1..=up.nodes).all(|node| node::containerd_answers(state, node));
+    (api_answers(state, &binaries::folder().ok()?) && s3_answers() && nodes_answer()).then_some(up)
+}
+
+/// What tests and users read to find it.
+pub(crate) fn environment(state: &State) -> Vec<(&'static str, String)> {
+    let kubeconfig = ("KUBECONFIG", state.admin().display().to_string());
+    std::iter::once(kubeconfig).chain(s3::environment(network::S3)).collect()
+}
+
+fn start(state: &State, nodes: u8, programs: &Path) -> Result<()> {
+    fs::create_dir_all(state.path("log")).with_context(|| format!("make {}", state.folder().display()))?;
+    machine::note_settings(state)?;
+    network::up(nodes)?;
+    pki::make(state, nodes)?;
+    let users = ["scheduler", "controller-manager", "proxy"].map(str::to_owned);
+    for user in users.into_iter().chain((1..=nodes).map(|node| format!("node{node}"))) {
+        fs::write(state.kubeconfig(&user), settings::kubeconfig(state, &user).to_string())?;
+    }
+    fs::write(state.admin(), settings::kubeconfig(state, "admin").to_string())?;
+
+    control_plane::start_database(state)?;
+    let mut api = control_plane::start_api_server(state, programs)?;
+    let mut s3 = control_plane::start_s3_server(state)?;
+    let containerds = (1..=nodes).map(|node| node::start_containerd(state, node)).collect::<Result<Vec<_>>>()?;
+    let pause = state.path("pause.tar");
+    pause::image(&programs.join("pause"))?.write(&pause)?;
+    for (node, mut containerd) in (1..=nodes).zip(containerds) {
+        containerd.until("containerd answers", || node::containerd_answers(state, node))?;
+        node::import(state, node, &pause)?;
+    }
+    api.until("the API server answers", || api_answers(state, programs))?;
+    let mut controllers = control_plane::start_controllers(state, programs)?;
+    control_plane::start_scheduler(state, programs)?;
+    control_plane::start_proxy(state, programs)?;
+    let mut kubelets: Vec<Started> =
+        (1..=nodes).map(|node| node::start_kubelet(state, node, programs)).collect::<Result<_>>()?;
+    for (node, kubelet) in (1..=nodes).zip(&mut kubelets) {
+        kubelet.until(&format!("node{node} is ready"), || is_ready(state, programs, node))?;
+    }
+    let kubectl =
+        |words: &[&str]| kubectl(state, programs).args(words).output().is_ok_and(|said| said.status.success());
+    controllers.until("pods have an account", || kubectl(&["get", "serviceaccount", "default"]))?;
+    s3.until("the S3 server listens", s3_answers)?;
+    fs::write(state.is_up(), serde_json::to_string(&Up { nodes })?).context("note that the cluster is up")
+}
+
+fn api_answers(state: &State, programs: &Path) -> bool {
+    let mut ask = kubectl(state, programs);
+    ask.args(["get", "--raw=/readyz", "--request-timeout=2s"]).output().is_ok_and(|answer| answer.status.success())
+}
+
+fn s3_answers() -> bool {
+    TcpStream::connect_timeout(&SocketAddr::V4(network::S3), CONNECT_WITHIN).is_ok()
+}
+
+fn is_ready(state: &State, programs: &Path, node: u8) -> bool {
+    let name = format!("node{node}");
+    let ready = "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+    output(kubectl(state, programs).args(["get", "node", &name, ready])).is_ok_and(|said| said == b"True")
+}
+
+/// kubectl, as the administrator.
+fn kubectl(state: &State, programs: &Path) -> Command {
+    let mut command = Command::new(programs.join("kubectl"));
+    command.env("KUBECONFIG", state.admin());
+    command
+}
