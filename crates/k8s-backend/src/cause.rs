@@ -65,7 +65,7 @@ fn what(seen: &Seen, ours: Ours) -> (LossCause, String) {
         Container::Terminated { exit_code, .. } => Some(*exit_code),
         Container::Waiting | Container::Running => None,
     };
-    if (ours.released || ours.deleted) && (ours.deleted || matches!(code, Some(0 | 143) | None)) {
+    if ours.deleted || (ours.released && matches!(code, Some(0 | 143) | None)) {
         return (LossCause::Released, "was let go".to_owned());
     }
     if seen.reason == "Evicted" && OWN_DISK.iter().any(|phrase| seen.message.contains(phrase)) {

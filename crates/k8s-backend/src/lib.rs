@@ -3,9 +3,13 @@
 //! What goes into a manifest, which pods come and go, and what Kubernetes' answers mean are pure functions. What talks to
 //! the API server is at the end of the list, and thin.
 
+pub mod access;
 pub mod allocator;
+mod answer;
+pub mod backend;
 pub mod cause;
 pub mod config;
+mod forward;
 pub mod job;
 pub mod manifest;
 pub mod names;
@@ -13,8 +17,11 @@ pub mod pace;
 pub mod pod;
 pub mod refusal;
 pub mod rights;
+pub mod root;
 pub mod seen;
 pub mod settings;
 pub mod starts;
+pub mod sweep;
 pub mod template;
+mod watcher;
 pub mod why;

@@ -236,8 +236,8 @@ fn mount(volume: &str, path: &str, read_only: bool) -> VolumeMount {
 
 fn bytes(bytes: u64) -> Quantity {
     let (number, unit) = match bytes {
-        _ if bytes % (1 << 30) == 0 => (bytes >> 30, "Gi"),
-        _ if bytes % (1 << 20) == 0 => (bytes >> 20, "Mi"),
+        _ if bytes.is_multiple_of(1 << 30) => (bytes >> 30, "Gi"),
+        _ if bytes.is_multiple_of(1 << 20) => (bytes >> 20, "Mi"),
         _ => (bytes, ""),
     };
     Quantity(format!("{number}{unit}"))

@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use crate::rights::Rule;
-
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
@@ -16,16 +14,6 @@ pub enum Request {
     Delete,
     /// To list or watch.
     Watch,
-}
-
-impl Request {
-    fn verb(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Delete => "delete",
-            Self::Watch => "list",
-        }
-    }
 }
 
 /// An answer that is no success.
@@ -76,7 +64,7 @@ pub enum Verdict {
     },
 }
 
-/// Judges an answer to a request about pods.
+/// Judges an answer.
 #[must_use]
 pub fn judge(request: Request, answer: &Answer) -> Verdict {
     let has = |words: &str| answer.message.contains(words);
@@ -91,11 +79,11 @@ pub fn judge(request: Request, answer: &Answer) -> Verdict {
         (403, _) if has("exceeded quota:") => Verdict::Quota { why: quota(&answer.message) },
         (429, _) => Verdict::Overloaded { retry_after: answer.retry_after },
         (0 | 408 | 500..=599, _) => Verdict::Away,
-        _ => Verdict::Stop { why: refused(request, answer) },
+        _ => Verdict::Stop { why: refused(answer) },
     }
 }
 
-fn refused(request: Request, answer: &Answer) -> String {
+fn refused(answer: &Answer) -> String {
     let said = said(answer);
     let has = |words: &str| answer.message.contains(words);
     match answer.code {
@@ -104,20 +92,25 @@ fn refused(request: Request, answer: &Answer) -> String {
         403 if has("violates PodSecurity") => {
             format!("{said}: take what it forbids out of the template, or use another namespace")
         }
-        403 if has("denied") && !is_rbac(answer) => said,
-        403 if is_rbac(answer) => {
-            let rule = Rule::pods(request.verb());
-            format!("{said}: add this rule to the Role: {rule}")
-        }
+        403 => match missing_right(&answer.message) {
+            Some(rule) => format!("{said}: add this rule to the Role: {rule}"),
+            None => said,
+        },
         404 => format!("{said}: create the namespace, or set k8s.namespace"),
         _ if answer.fields.is_empty() => said,
         _ => format!("{said} (fields {})", answer.fields.join(", ")),
     }
 }
 
-/// Rights are refused in one sentence of the API server's: `pods is forbidden: User "u" cannot create resource "pods" …`.
-fn is_rbac(answer: &Answer) -> bool {
-    answer.message.contains("User \"") && answer.message.contains("\" cannot ")
+/// Rights are refused in one sentence of the API server's: `pods is forbidden: User "u" cannot create resource "pods" in
+/// API group "" in the namespace "n"`.
+fn missing_right(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("\" cannot ")?;
+    let (verb, rest) = rest.split_once(" resource \"")?;
+    let (resource, rest) = rest.split_once("\" in API group \"")?;
+    let (group, _) = rest.split_once('"')?;
+    let group = if group.is_empty() { "\"\"" } else { group };
+    Some(format!("{{apiGroups: [{group}], resources: [{resource}], verbs: [{verb}]}}"))
 }
 
 fn said(answer: &Answer) -> String {

@@ -84,12 +84,6 @@ impl Part {
 }
 
 impl Rule {
-    /// One verb on pods.
-    #[must_use]
-    pub fn pods(verb: &'static str) -> Self {
-        Self { group: "", resources: vec!["pods"], verbs: vec![verb] }
-    }
-
     /// Every resource with every verb, one by one.
     pub fn each(&self) -> impl Iterator<Item = Rule> + '_ {
         self.resources.iter().flat_map(move |resource| {

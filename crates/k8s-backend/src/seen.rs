@@ -106,11 +106,15 @@ impl Seen {
     #[must_use]
     pub fn of(pod: &Pod, app: AppId) -> Option<Self> {
         let (epoch, executor) = names::executor_of(pod, app)?;
+        Some(Self { executor, epoch, ..Self::of_any(pod)? })
+    }
+
+    /// What matters of a pod, whatever it is for; nothing if it has no name yet.
+    #[must_use]
+    pub fn of_any(pod: &Pod) -> Option<Self> {
         let spec = pod.spec.as_ref();
         let gates = spec.and_then(|spec| spec.scheduling_gates.as_ref());
         let mut seen = Self {
-            executor,
-            epoch,
             name: pod.metadata.name.clone()?,
             uid: pod.metadata.uid.clone()?,
             node: spec.and_then(|spec| spec.node_name.clone()),

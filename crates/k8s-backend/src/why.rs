@@ -82,8 +82,9 @@ pub struct Sentence {
     pub hope: Hope,
 }
 
+/// Why a pod does not run yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Reason {
+pub(crate) enum Reason {
     NoUse { image: String, message: String },
     NoPull { image: String, message: String },
     NoStart { message: String },
@@ -131,11 +132,11 @@ pub fn joined(sentences: &[Sentence]) -> String {
     sentences.iter().map(|sentence| sentence.text.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-fn lasting(text: String, hope: Hope) -> Sentence {
+pub(crate) fn lasting(text: String, hope: Hope) -> Sentence {
     Sentence { key: text.clone(), text, hope }
 }
 
-fn reason(pod: &Waiting<'_>, image: &str) -> Option<Reason> {
+pub(crate) fn reason(pod: &Waiting<'_>, image: &str) -> Option<Reason> {
     let seen = pod.seen;
     if let Some(waiting) = seen.waiting.first() {
         // What the kubelet calls the image has lost its tag when it could not be read.
@@ -210,9 +211,9 @@ fn on(pods: &[&Waiting<'_>]) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     match bytes {
-        _ if bytes % (1 << 30) == 0 => format!("{} GiB", bytes >> 30),
+        _ if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
         _ => format!("{} MiB", bytes >> 20),
     }
 }
