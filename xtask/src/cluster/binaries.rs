@@ -14,7 +14,7 @@ use crate::workspace::cache;
 use crate::{go, s3};
 
 /// The version of Kubernetes. containerd 1.6 and cgroup v1, as in Debian 12, still work with it.
-const KUBERNETES: &str = "1.34.4";
+pub(crate) const KUBERNETES: &str = "1.34.4";
 const KUBERNETES_PROGRAMS: [&str; 6] =
     ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
 

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &ChartArgs) -> Result<()> {
     let helm = binaries::helm()?;
     let all: Vec<&str> = EVERYTHING.iter().flat_map(|set| ["--set", set]).collect();
     for values in [&[][..], &all] {
-        output(command(&helm).args(["lint", "--strict", "--quiet", "--namespace", NAMESPACE, CHART]).args(values))?;
+        output(helm_for(&helm, &["lint", "--strict", "--quiet", CHART]).args(values))?;
         render(&helm, values)?;
     }
     for refused in REFUSED {
@@ -70,7 +70,13 @@ pub(crate) fn run(args: &ChartArgs) -> Result<()> {
 }
 
 fn render(helm: &Path, values: &[&str]) -> Result<String> {
-    let mut template: Command = command(helm);
-    template.args(["template", "vonk", CHART, "--namespace", NAMESPACE]).args(values);
-    String::from_utf8(output(&mut template)?).context("read what helm renders")
+    let rendered = output(helm_for(helm, &["template", "vonk", CHART]).args(values))?;
+    String::from_utf8(rendered).context("read what helm renders")
+}
+
+/// Helm, told for which Kubernetes: what it was not built to know it takes for a very old one.
+fn helm_for(helm: &Path, words: &[&str]) -> Command {
+    let mut command = command(helm);
+    command.args(words).args(["--namespace", NAMESPACE, "--kube-version", binaries::KUBERNETES]);
+    command
 }
