@@ -22,6 +22,11 @@ const NEEDED: &[(&str, &str)] = &[
     ("setsid", "util-linux"),
     ("umount", "mount"),
     ("cc", "gcc"),
+    // Its package has the static C library too.
+    ("/usr/include/stdlib.h", "libc6-dev"),
+    // What fetches Go, where there is none.
+    ("curl", "curl"),
+    ("unzip", "unzip"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 
