@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::state::State;
 use super::{cgroups, machine, network, processes};
@@ -36,7 +36,17 @@ pub(crate) fn down() -> Result<()> {
 }
 
 /// Ends and removes everything. Nothing there is no error.
+///
+/// # Errors
+/// Something cannot be removed, or the network is that of a cluster in another folder.
 pub(crate) fn remove(state: &State) -> Result<()> {
+    if let Some(other) = processes::other_cluster(state)? {
+        bail!(
+            "another cluster of this machine is up, in {}: use it, or stop it (`VONK_CACHE={} cargo xtask cluster down`)",
+            other.display(),
+            other.parent().unwrap_or(&other).display()
+        );
+    }
     // Those that would start others first; a pod's processes know nothing of our folder, but are in a node's cgroup.
     let programs = || Ok(processes::running(state)?.into_iter().map(|(pid, _)| pid).collect());
     processes::end("programs of the cluster", END_WITHIN, programs)?;

@@ -28,14 +28,23 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// # Errors
-/// Says why root is needed, and how a user becomes it.
+/// Says why root is needed, and how a user gets it for this command alone, without cargo.
 pub(crate) fn need_root(what: &str) -> Result<()> {
+    let program = std::env::current_exe().unwrap_or_else(|_| "xtask".into());
     ensure!(
         is_root(),
         "a cluster needs root, for it makes a network namespace, mounts and cgroups: \
-         `sudo --preserve-env env PATH=\"$PATH\" cargo xtask cluster {what}`"
+         `sudo --preserve-env=HOME,VONK_CACHE {} cluster {what}`",
+        program.display()
     );
     Ok(())
+}
+
+/// Gives a file to the user for whom `sudo` made this process root.
+pub(crate) fn give_to_user(file: &Path) -> Result<()> {
+    let user = std::env::var("SUDO_UID").ok().and_then(|user| user.parse().ok());
+    let Some(user) = user else { return Ok(()) };
+    std::os::unix::fs::chown(file, Some(user), None).with_context(|| format!("give {} to its user", file.display()))
 }
 
 /// Notes the kernel's settings before a kubelet changes them.

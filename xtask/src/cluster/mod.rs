@@ -44,6 +44,8 @@ pub(crate) enum ClusterCommand {
 }
 
 pub(crate) fn run(command: ClusterCommand) -> Result<()> {
+    let looks_only = matches!(command, ClusterCommand::Status | ClusterCommand::Logs(_) | ClusterCommand::Image(_));
+    let _alone = if looks_only { None } else { Some(state::alone()?) };
     match command {
         ClusterCommand::Build(args) => binaries::build(&args),
         ClusterCommand::Up(args) => up::up(&args),

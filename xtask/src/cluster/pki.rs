@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::network;
 use super::state::State;
+use super::{machine, network};
 use crate::workspace::output;
 
 /// A cluster of tests does not live longer.
@@ -35,7 +35,8 @@ pub(crate) fn make(state: &State, nodes: u8) -> Result<()> {
     key(&state.key("tokens"))?;
     let mut public = Command::new("openssl");
     public.args(["pkey", "-pubout", "-in"]).arg(state.key("tokens")).arg("-out").arg(state.path("pki/tokens.pub"));
-    output(&mut public).map(drop)
+    output(&mut public)?;
+    machine::give_to_user(&state.key("admin"))
 }
 
 fn authority(state: &State) -> Result<()> {

@@ -94,15 +94,18 @@ impl Started {
 
 /// Processes of the cluster, with the name of their program.
 pub(crate) fn running(state: &State) -> Result<Vec<(u32, String)>> {
+    let programs = command_lines()?.into_iter();
+    Ok(programs.filter_map(|(pid, words)| Some((pid, ours(&words, state.folder())?))).collect())
+}
+
+/// Command lines of all processes, with a zero byte after each word.
+fn command_lines() -> Result<Vec<(u32, Vec<u8>)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("list /proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One that has just ended has no command line, like one that is the kernel's.
-        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if let Some(program) = ours(&words, state.folder()) {
-            found.push((pid, program));
-        }
+        // One that has just ended has none, like one that is the kernel's.
+        found.push((pid, fs::read(entry.path().join("cmdline")).unwrap_or_default()));
     }
     Ok(found)
 }
@@ -115,6 +118,23 @@ fn ours(words: &[u8], folder: &Path) -> Option<String> {
     let known = OURS.contains(&program.as_str()) || program.starts_with(S3_SERVER);
     let below = format!("{}/", folder.display());
     (known && words.any(|word| word.contains(&below))).then_some(program)
+}
+
+/// The folder of a cluster that is not ours but has our address, so that only one of them can be up.
+pub(crate) fn other_cluster(state: &State) -> Result<Option<PathBuf>> {
+    let folders = command_lines()?.into_iter().filter_map(|(_, words)| folder_of_cluster(&words));
+    Ok(folders.into_iter().find(|folder| folder != state.folder()))
+}
+
+/// The folder of the cluster whose API server has this command line.
+fn folder_of_cluster(words: &[u8]) -> Option<PathBuf> {
+    let words = String::from_utf8_lossy(words);
+    let words: Vec<&str> = words.split('\0').collect();
+    let after = |flag: &str| words.iter().skip_while(|word| **word != flag).nth(1);
+    let is_ours = words[0].ends_with("kube-apiserver")
+        && after("--advertise-address").is_some_and(|address| *address == network::MAIN_ADDRESS.to_string());
+    let authority = Path::new(after("--client-ca-file").filter(|_| is_ours)?);
+    authority.ancestors().nth(2).map(Path::to_path_buf)
 }
 
 /// Ends processes at once: nothing that they keep is needed.
@@ -139,7 +159,7 @@ pub(crate) fn end(what: &str, deadline: Duration, mut find: impl FnMut() -> Resu
 mod tests {
     use std::path::Path;
 
-    use super::ours;
+    use super::{folder_of_cluster, ours};
 
     #[test]
     fn only_our_programs_with_our_folder_are_ended() {
@@ -158,5 +178,15 @@ mod tests {
         {
             assert_eq!(is(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_cluster_is_known_by_its_api_server() {
+        let words = |line: &str| line.replace(' ', "\0").into_bytes();
+        let line = "/b/kube-apiserver --advertise-address 10.99.0.1 --client-ca-file /d/cluster/pki/ca.crt";
+        assert_eq!(folder_of_cluster(&words(line)).as_deref(), Some(Path::new("/d/cluster")));
+        let elsewhere = "kube-apiserver --advertise-address 192.0.2.1 --client-ca-file /etc/kubernetes/pki/ca.crt";
+        assert_eq!(folder_of_cluster(&words(elsewhere)), None);
+        assert_eq!(folder_of_cluster(b""), None);
     }
 }

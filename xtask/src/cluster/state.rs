@@ -5,7 +5,27 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::machine;
 use crate::workspace::cache;
+
+/// Held by whoever changes the cluster or its programs, for as long as this lives.
+///
+/// # Cancellation
+/// The kernel lets go of it when the process ends, however that is.
+pub(crate) fn alone() -> Result<fs::File> {
+    let cache = cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+    let file = cache.join("cluster.lock");
+    let lock = fs::File::options().create(true).append(true).open(&file);
+    let lock = lock.with_context(|| format!("open {}", file.display()))?;
+    // It may have been made by root just now, and the user comes back without `sudo`.
+    machine::give_to_user(&file)?;
+    if lock.try_lock().is_err() {
+        eprintln!("waiting for another `cargo xtask cluster` to end");
+        lock.lock().with_context(|| format!("lock {}", file.display()))?;
+    }
+    Ok(lock)
+}
 
 /// The folder of the cluster, `$VONK_CACHE/cluster`: there is one per cache. Its path is written out, since processes and
 /// mounts are recognised by it.

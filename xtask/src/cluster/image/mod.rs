@@ -60,7 +60,7 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         tell(&args.tag, image.write(archive)?);
         return Ok(());
     }
-    machine::need_root("image")?;
+    machine::need_root(&format!("image --tag {} --binary {}", args.tag, program.display()))?;
     let state = State::find()?;
     let up = up::found(&state).context("no cluster is up: `cargo xtask cluster up`, or --output for the archive")?;
     let folder = tempfile::tempdir_in(cache()?)?;
