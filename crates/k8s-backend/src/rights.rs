@@ -148,4 +148,16 @@ mod tests {
             assert_eq!(again, single.len());
         }
     }
+
+    #[test]
+    fn the_chart_grants_exactly_these() {
+        let chart = include_str!("../../../charts/vonk/templates/roles.yaml");
+        for part in [Part::Driver, Part::Submitter, Part::Client] {
+            let name = format!("\n  name: {}\n", part.role());
+            let role = chart.split("\n---\n").find(|role| role.contains(&name)).unwrap();
+            let granted: Vec<&str> = role.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+            let needed: Vec<String> = part.rules().iter().map(Rule::to_string).collect();
+            assert_eq!(granted, needed, "{}", part.role());
+        }
+    }
 }
