@@ -48,6 +48,9 @@ pub(crate) struct ChartArgs {
 }
 
 pub(crate) fn run(args: &ChartArgs) -> Result<()> {
+    let described = fs::read_to_string(root().join(CHART).join("Chart.yaml")).context("read Chart.yaml")?;
+    let version = concat!("appVersion: \"", env!("CARGO_PKG_VERSION"), "\"");
+    ensure!(described.contains(version), "{CHART}/Chart.yaml does not say `{version}`");
     let helm = binaries::helm()?;
     let all: Vec<&str> = EVERYTHING.iter().flat_map(|set| ["--set", set]).collect();
     for values in [&[][..], &all] {

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// What programs of users may link beside it, if this machine has it: as in docker/files.sh.
-const COMPANIONS: [&str; 9] = [
+pub(super) const COMPANIONS: [&str; 9] = [
     "libgcc_s.so.1",
     "libm.so.6",
     "libpthread.so.0",

@@ -118,7 +118,25 @@ fn name_with_registry(tag: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::name_with_registry;
+    use super::{GROUP, NAME_SERVICES, NAMES, PASSWD, PROGRAMS, USER, linked, name_with_registry};
+
+    #[test]
+    fn the_image_is_as_docker_builds_it() {
+        let (files, docker) =
+            (include_str!("../../../../docker/files.sh"), include_str!("../../../../docker/Dockerfile"));
+        for text in [PASSWD, GROUP, NAME_SERVICES] {
+            let printed = format!("printf '{}'", text.replace('\n', "\\n"));
+            assert!(files.contains(&printed), "{printed}");
+        }
+        for name in linked::COMPANIONS {
+            assert!(files.split_whitespace().any(|word| word.trim_end_matches(';') == name), "{name}");
+        }
+        for link in &NAMES[1..] {
+            assert!(files.contains(&format!("ln -s {} \"$image/{PROGRAMS}/{link}\"", NAMES[0])), "{link}");
+        }
+        assert!(docker.contains(&format!("\nUSER {USER}\n")));
+        assert!(docker.contains(&format!("\nENTRYPOINT [\"{}\"]\n", NAMES[0])));
+    }
 
     #[test]
     fn a_name_without_a_registry_is_refused() {
