@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// What a kubelet wants to limit (cgroup v2, where a folder must allow it to those below).
-const CONTROLLERS: &str = "+cpuset +cpu +io +memory +pids";
+/// What a kubelet and runc want to limit, where the kernel can.
+const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
 
 /// The cgroup of a node, as the kubelet's `cgroupRoot` has it without the slash.
 pub(crate) fn name(node: u8) -> String {
@@ -21,13 +21,11 @@ pub(crate) fn name(node: u8) -> String {
 /// Makes a node's cgroup in every hierarchy.
 pub(crate) fn make(node: u8) -> Result<()> {
     let root = Path::new(ROOT);
-    if root.join("cgroup.controllers").exists() {
-        let control = root.join("cgroup.subtree_control");
-        fs::write(&control, CONTROLLERS).with_context(|| {
-            format!(
-                "let nodes limit pods: write `{CONTROLLERS}` to {} (the cgroup may hold no process)",
-                control.display()
-            )
+    // In version 2 a folder must allow it to those below.
+    if let Ok(available) = fs::read_to_string(root.join("cgroup.controllers")) {
+        let (file, allowed) = (root.join("cgroup.subtree_control"), allowed(&available));
+        fs::write(&file, &allowed).with_context(|| {
+            format!("let nodes limit pods: write `{allowed}` to {} (the cgroup may hold no process)", file.display())
         })?;
     }
     for hierarchy in hierarchies()? {
@@ -42,6 +40,12 @@ pub(crate) fn make(node: u8) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What to allow, of what the kernel has.
+fn allowed(available: &str) -> String {
+    let wanted = available.split_whitespace().filter(|name| CONTROLLERS.contains(name));
+    wanted.map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ")
 }
 
 /// Processes in the cgroups of all nodes.
@@ -99,4 +103,14 @@ fn folders_of(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::allowed;
+
+    #[test]
+    fn only_what_the_kernel_has_is_allowed() {
+        assert_eq!(allowed("cpu memory pids rdma misc\n"), "+cpu +memory +pids");
+    }
 }
