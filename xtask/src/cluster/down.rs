@@ -56,7 +56,7 @@ pub(crate) fn remove(state: &State) -> Result<()> {
     network::down()?;
     remove_cgroups()?;
     machine::restore_settings(state);
-    let outside = [sockets, log_links(state), address_notes()];
+    let outside = [sockets, log_links(state), address_notes(Path::new(ADDRESS_NOTES))];
     for leftover in outside.iter().flatten() {
         fs::remove_file(leftover).ok();
     }
@@ -95,8 +95,8 @@ fn log_links(state: &State) -> Vec<PathBuf> {
 }
 
 /// What was noted of the addresses of pods that were not asked to go, for our networks and for the pods' own loopback.
-fn address_notes() -> Vec<PathBuf> {
-    let notes = entries(Path::new(ADDRESS_NOTES));
+fn address_notes(folder: &Path) -> Vec<PathBuf> {
+    let notes = entries(folder);
     let name = |note: &PathBuf| note.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let ours = |name: &str| name.starts_with(network::POD_NETWORK);
     let pods: Vec<String> = notes.iter().map(name).filter(|name| ours(name)).collect();
@@ -109,4 +109,20 @@ fn address_notes() -> Vec<PathBuf> {
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address_notes;
+
+    #[test]
+    fn notes_of_other_networks_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vonk-node1-ab12-eth0", "cni-loopback-ab12-lo", "podman-cd34-eth0", "cni-loopback-cd34-lo"] {
+            std::fs::write(folder.path().join(name), "{}").unwrap();
+        }
+        let mut found = address_notes(folder.path());
+        found.sort();
+        assert_eq!(found, ["cni-loopback-ab12-lo", "vonk-node1-ab12-eth0"].map(|name| folder.path().join(name)));
+    }
 }
