@@ -48,9 +48,15 @@ pub(crate) struct ImageArgs {
     /// Writes the archive here instead of giving it to the nodes.
     #[arg(long)]
     output: Option<PathBuf>,
+    /// Packs nothing and gives the nodes this archive, as `buildah push … oci-archive:FILE` and `docker save` write it.
+    #[arg(long, conflicts_with_all = ["release", "binary", "output"])]
+    archive: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &ImageArgs) -> Result<()> {
+    if let Some(archive) = &args.archive {
+        return give_to_nodes(archive, &format!("image --archive {}", archive.display()));
+    }
     let program = match &args.binary {
         Some(program) => program.clone(),
         None => build(args.release)?,
@@ -60,14 +66,18 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         tell(&args.tag, image.write(archive)?);
         return Ok(());
     }
-    machine::need_root(&format!("image --tag {} --binary {}", args.tag, program.display()))?;
-    let state = State::find()?;
-    let up = up::found(&state).context("no cluster is up: `cargo xtask cluster up`, or --output for the archive")?;
     let folder = tempfile::tempdir_in(cache()?)?;
     let archive = folder.path().join("image.tar");
     tell(&args.tag, image.write(&archive)?);
+    give_to_nodes(&archive, &format!("image --tag {} --binary {}", args.tag, program.display()))
+}
+
+fn give_to_nodes(archive: &Path, command: &str) -> Result<()> {
+    machine::need_root(command)?;
+    let state = State::find()?;
+    let up = up::found(&state).context("no cluster is up: `cargo xtask cluster up`, or --output for the archive")?;
     for node in 1..=up.nodes {
-        node::import(&state, node, &archive)?;
+        node::import(&state, node, archive)?;
     }
     eprintln!("{} nodes have it", up.nodes);
     Ok(())
