@@ -31,7 +31,7 @@ const MAY_REPEAT: [i32; 4] = [69, 75, 137, 143];
 pub const CONFIG_MAX: usize = 1 << 20;
 
 /// The label by which Kueue knows the queue.
-const QUEUE: &str = "kueue.x-k8s.io/queue-name";
+pub(crate) const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// A driver that is to run as a pod.
 #[derive(Debug, Clone, PartialEq)]

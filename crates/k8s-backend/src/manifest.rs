@@ -86,6 +86,12 @@ fn compare(given: &Value, understood: &Value, path: String, unknown: &mut Vec<St
     }
 }
 
+/// An object as YAML, as it would be applied.
+#[must_use]
+pub fn document<T: Serialize>(object: &T) -> String {
+    serde_saphyr::to_string(object).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
+}
+
 /// Lays a partial Pod over a whole one as a strategic merge does: named things by their names, scalars replaced.
 /// Tolerations and spread constraints are added to what is there.
 pub fn overlay(pod: &mut Pod, mut over: Pod) {

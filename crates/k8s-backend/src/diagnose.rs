@@ -1,0 +1,305 @@
+//! What is wrong with an application, the worst first?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
+use k8s_openapi::jiff::Timestamp as Wall;
+use kube::api::{Api, ListParams, LogParams};
+use model::Timestamp;
+use serde::Serialize;
+
+use crate::access::Cluster;
+use crate::answer::within;
+use crate::applications::{Mode, Root, Seeing, ago, unheard};
+use crate::driver::{self, Standing, Told, standing};
+use crate::exit;
+use crate::follow::when;
+use crate::names::CONTAINER;
+use crate::quantity::number;
+use crate::request::RequestError;
+use crate::root::LASTS;
+use crate::seen::Seen;
+use crate::sweep;
+
+/// Lines of a log that are shown.
+const LINES: i64 = 10;
+
+/// Logs of so many executors are looked at: more say the same.
+const EXECUTORS: usize = 3;
+
+/// Events that are shown.
+const EVENTS: usize = 10;
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The application has failed of it, or will.
+    Fatal,
+    /// It is slower for it, or may fail of it.
+    Warning,
+    /// It is good to know.
+    Note,
+}
+
+/// Something that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// In one sentence.
+    pub says: String,
+    /// Lines that belong to it: of a log.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
+}
+
+impl Finding {
+    fn new(severity: Severity, says: impl Into<String>) -> Self {
+        Self { severity, says: says.into(), lines: Vec::new() }
+    }
+}
+
+/// What was gathered besides pods.
+#[derive(Debug, Clone, Default)]
+pub struct Gathered {
+    /// Events of the namespace.
+    pub events: Vec<Event>,
+    /// Its quotas.
+    pub quotas: Vec<ResourceQuota>,
+    /// The last lines of pods, by the pod's name.
+    pub logs: BTreeMap<String, Vec<String>>,
+    /// What could not be looked at, and why.
+    pub unseen: Vec<String>,
+}
+
+/// Looks at everything that may say something. What we may not see is no error.
+///
+/// # Errors
+/// The API server does not answer.
+pub async fn gather(cluster: &Cluster, seeing: &Seeing) -> Result<Gathered, RequestError> {
+    let mut gathered = Gathered::default();
+    let (events, quotas): (Api<Event>, Api<ResourceQuota>) = (cluster.api(), cluster.api());
+    let all = ListParams::default().limit(1_000);
+    match within(events.list(&all)).await {
+        Ok(list) => gathered.events = list.items,
+        Err(answer) => gathered.unseen.push(format!("Events: {}", answer.message)),
+    }
+    match within(quotas.list(&all)).await {
+        Ok(list) => gathered.quotas = list.items,
+        Err(answer) => gathered.unseen.push(format!("quotas: {}", answer.message)),
+    }
+    let pods: Api<Pod> = cluster.api();
+    let bad = seeing.executors.iter().filter(|pod| Seen::of_any(pod).is_some_and(|seen| seen.ended())).take(EXECUTORS);
+    for pod in seeing.drivers.last().into_iter().chain(bad) {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let params =
+            LogParams { container: Some(CONTAINER.to_owned()), tail_lines: Some(LINES), ..LogParams::default() };
+        // A container that has not begun has no log.
+        if let Ok(text) = within(pods.logs(&name, &params)).await {
+            gathered.logs.insert(name, text.lines().map(str::to_owned).collect());
+        }
+    }
+    Ok(gathered)
+}
+
+/// What is wrong, the worst first; a note that nothing is, if nothing is.
+#[must_use]
+pub fn findings(seeing: &Seeing, gathered: &Gathered, namespace: &str, now: Wall) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match &seeing.root {
+        Root::Job(_) => of_driver(seeing, gathered, &mut findings),
+        Root::Lease(lease) => {
+            if let Some(silent) = unheard(lease, now).filter(|silent| *silent > LASTS) {
+                let says = format!(
+                    "its driver, a process outside of this namespace, has said nothing for {}: it is dead, asleep, or cut off from the API server; its executors end by themselves, and `vonk gc` removes the rest after {}",
+                    ago(silent),
+                    ago(sweep::STALE_AFTER)
+                );
+                findings.push(Finding::new(Severity::Fatal, says));
+            }
+        }
+    }
+    of_executors(seeing, gathered, namespace, now, &mut findings);
+    findings.extend(gathered.quotas.iter().flat_map(of_quota));
+    findings.extend(of_events(seeing, gathered, now));
+    let unseen = gathered.unseen.iter().map(|what| Finding::new(Severity::Note, format!("not looked at: {what}")));
+    findings.extend(unseen);
+    if findings.iter().all(|finding| finding.severity == Severity::Note) {
+        let state = seeing.root.state(now);
+        findings.insert(0, Finding::new(Severity::Note, format!("nothing is wrong: the application is {state}")));
+    }
+    // What was found first stays first among equals.
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+fn of_driver(seeing: &Seeing, gathered: &Gathered, findings: &mut Vec<Finding>) {
+    let Root::Job(job) = &seeing.root else { return };
+    let drivers: Vec<Seen> = seeing.drivers.iter().filter_map(Seen::of_any).collect();
+    let log = || {
+        let name = seeing.drivers.last().and_then(|pod| pod.metadata.name.clone()).unwrap_or_default();
+        gathered.logs.get(&name).cloned().unwrap_or_default()
+    };
+    if let Some(end) = driver::end(job, &drivers).filter(|end| end.code != exit::DONE) {
+        let says = format!("it has ended with exit code {}: {}", end.code, end.why);
+        findings.push(Finding { lines: log(), ..Finding::new(Severity::Fatal, says) });
+    }
+    let failed_create = gathered.events.iter().filter(|event| event.reason.as_deref() == Some("FailedCreate"));
+    let about =
+        failed_create.filter(|event| event.involved_object.uid == job.metadata.uid).max_by_key(|event| when(event));
+    let told = Told { pod: None, job: about.and_then(|event| event.message.clone()) };
+    let severity = match standing(job) {
+        Standing::Queued | Standing::HalfMade => Severity::Note,
+        _ => Severity::Fatal,
+    };
+    for sentence in driver::waits(job, drivers.last(), &told, Timestamp::default()) {
+        findings.push(Finding::new(severity, sentence.text));
+    }
+    if drivers.len() > 1 {
+        let says = format!("its driver was started {} times: the program has begun anew each time", drivers.len());
+        findings.push(Finding::new(Severity::Warning, says));
+    }
+}
+
+fn of_executors(seeing: &Seeing, gathered: &Gathered, namespace: &str, now: Wall, findings: &mut Vec<Finding>) {
+    let Some(status) = seeing.status(namespace, now) else { return };
+    let none_runs = !status.pods.iter().any(|pod| pod.who != "driver" && pod.state == "running");
+    let severity = if none_runs { Severity::Fatal } else { Severity::Warning };
+    let of_drivers = match &seeing.root {
+        Root::Job(job) => {
+            let drivers: Vec<Seen> = seeing.drivers.iter().filter_map(Seen::of_any).collect();
+            driver::waits(job, drivers.last(), &Told::default(), Timestamp::default()).len()
+        }
+        Root::Lease(_) => 0,
+    };
+    findings.extend(status.waits.iter().skip(of_drivers).map(|wait| Finding::new(severity, wait.clone())));
+    let ended: Vec<_> =
+        seeing.executors.iter().filter(|pod| Seen::of_any(pod).is_some_and(|seen| seen.ended())).collect();
+    for (pod, says) in ended.iter().zip(seeing.ends()) {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let lines = gathered.logs.get(&name).cloned().unwrap_or_default();
+        findings.push(Finding { lines, ..Finding::new(Severity::Warning, says) });
+    }
+    if seeing.root.application(namespace, now).is_some_and(|application| application.mode == Mode::Cluster)
+        && ended.len() > EXECUTORS
+    {
+        findings.push(Finding::new(Severity::Warning, format!("{} executors have ended badly", ended.len())));
+    }
+}
+
+/// What of a quota is used up.
+pub(crate) fn of_quota(quota: &ResourceQuota) -> Vec<Finding> {
+    let Some(status) = &quota.status else { return Vec::new() };
+    let name = quota.metadata.name.clone().unwrap_or_default();
+    let (hard, used) = (status.hard.iter().flatten(), status.used.clone().unwrap_or_default());
+    let full = hard.filter_map(|(resource, hard)| {
+        let used = used.get(resource)?;
+        (number(used)? >= number(hard)?).then(|| format!("{resource}: {} of {}", used.0, hard.0))
+    });
+    let full: Vec<_> = full.collect();
+    match full.is_empty() {
+        true => Vec::new(),
+        false => vec![Finding::new(Severity::Warning, format!("quota {name} is used up: {}", full.join(", ")))],
+    }
+}
+
+/// Warnings about the root and its pods, equal ones once, the latest first.
+fn of_events(seeing: &Seeing, gathered: &Gathered, now: Wall) -> Vec<Finding> {
+    let root = seeing.root.name();
+    let ours = |event: &&Event| {
+        let name = event.involved_object.name.as_deref().unwrap_or_default();
+        // A pod of a Job has its name and more, and so has an executor unless a key has named the Job.
+        let executor = seeing.root.app().is_some_and(|app| name.starts_with(&format!("vonk-{app}-")));
+        name == root || name.strip_prefix(root).is_some_and(|rest| rest.starts_with('-')) || executor
+    };
+    let warnings = gathered.events.iter().filter(ours).filter(|event| event.type_.as_deref() == Some("Warning"));
+    let mut equal: BTreeMap<(String, String), (Wall, i32)> = BTreeMap::new();
+    for event in warnings {
+        let (reason, message) = (event.reason.clone().unwrap_or_default(), event.message.clone().unwrap_or_default());
+        let (last, count) = equal.entry((reason, message)).or_insert((Wall::MIN, 0));
+        *last = (*last).max(when(event).unwrap_or(Wall::MIN));
+        *count += event.count.unwrap_or(1).max(1);
+    }
+    let mut equal: Vec<_> = equal.into_iter().collect();
+    equal.sort_by_key(|(_, (last, _))| std::cmp::Reverse(*last));
+    let say = |((reason, message), (last, count)): ((String, String), (Wall, i32))| {
+        let times = if count > 1 { format!(", {count} times") } else { String::new() };
+        let age = Duration::try_from(now.duration_since(last)).unwrap_or_default();
+        Finding::new(Severity::Note, format!("event {reason}, {} ago{times}: {}", ago(age), message.trim()))
+    };
+    equal.into_iter().take(EVENTS).map(say).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ids::AppId;
+
+    use super::*;
+    use crate::applications::tests::root;
+    use crate::manifest;
+    use crate::pod::tests::executor_pods;
+
+    fn text(seeing: &Seeing, gathered: &Gathered) -> String {
+        let now = "2026-01-01T12:00:00Z".parse().unwrap();
+        let say = |finding: Finding| {
+            let lines: String = finding.lines.iter().map(|line| format!("\n    {line}")).collect();
+            format!("{:?}: {}{lines}", finding.severity, finding.says)
+        };
+        findings(seeing, gathered, "a", now).into_iter().map(say).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_worst_comes_first_with_its_last_lines() {
+        let app = executor_pods().of.app;
+        let failed = "{conditions: [{type: Failed, status: 'True', reason: PodFailurePolicy, message: m}]}";
+        let driver: Pod = manifest::read(
+            "{metadata: {name: vonk-x-abc, uid: d}, spec: {containers: []}, status: {phase: Failed, containerStatuses:
+              [{name: vonk, image: a, imageID: a, ready: false, restartCount: 0, state: {terminated: {exitCode: 101, message: last}}}]}}",
+        )
+        .unwrap();
+        let mut executor = executor_pods().pod(2, &Default::default());
+        executor.metadata.uid = Some("e".into());
+        executor.status = Some(manifest::read("{phase: Failed, containerStatuses: [{name: vonk, image: a, imageID: a, ready: false, restartCount: 0, state: {terminated: {exitCode: 137, reason: OOMKilled}}}]}").unwrap());
+        let name = executor.metadata.name.clone().unwrap();
+        let seeing = Seeing { root: root(app, "nightly", failed), drivers: vec![driver], executors: vec![executor] };
+        let event = |name: &str, type_: &str, count: u32| -> Event {
+            manifest::read(&format!(
+                "{{metadata: {{name: {count}-x}}, involvedObject: {{name: {name}}}, type: {type_}, reason: BackOff, message: again, count: {count}, lastTimestamp: '2026-01-01T11:59:00Z'}}"
+            ))
+            .unwrap()
+        };
+        let quota = "{metadata: {name: q}, status: {hard: {pods: '2', cpu: '4'}, used: {pods: '2', cpu: 500m}}}";
+        let gathered = Gathered {
+            events: vec![
+                event(&name, "Warning", 3),
+                event(&name, "Warning", 4),
+                event("other", "Warning", 1),
+                event(&name, "Normal", 2),
+            ],
+            quotas: vec![manifest::read(quota).unwrap()],
+            logs: BTreeMap::from([("vonk-x-abc".to_owned(), vec!["one".to_owned(), "last".to_owned()])]),
+            unseen: Vec::new(),
+        };
+        insta::assert_snapshot!(text(&seeing, &gathered), @r"
+        Fatal: it has ended with exit code 1: the program panicked; its last line: last
+            one
+            last
+        Warning: e2 exceeded its memory limit of 4.0 GiB: raise --executor-memory
+        Warning: quota q is used up: pods: 2 of 2
+        Note: event BackOff, 60 s ago, 7 times: again
+        ");
+    }
+
+    #[test]
+    fn that_nothing_is_wrong_is_said_too() {
+        let seeing =
+            Seeing { root: root(AppId(1), "a", "{active: 1, ready: 1}"), drivers: Vec::new(), executors: Vec::new() };
+        let gathered = Gathered { unseen: vec!["Events: forbidden".into()], ..Gathered::default() };
+        insta::assert_snapshot!(text(&seeing, &gathered), @r"
+        Note: nothing is wrong: the application is running
+        Note: not looked at: Events: forbidden
+        ");
+    }
+}
