@@ -218,10 +218,9 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// The scheduler says after the reasons whom it would have to evict: that is no advice.
+/// After the reasons the scheduler says whom it would have to evict, and what else does not help: that is no advice.
 fn room(message: &str) -> &str {
-    let end = message.find(" preemption:").unwrap_or(message.len());
-    message[..end].trim().trim_end_matches('.')
+    message.split(". ").next().unwrap_or(message).trim().trim_end_matches('.')
 }
 
 /// Errors of registries are chains whose last part says what happened.
@@ -256,7 +255,7 @@ mod tests {
     }
 
     fn unschedulable(executor: u64) -> Seen {
-        let message = "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.";
+        let message = "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.";
         let condition = format!("{{type: PodScheduled, status: 'False', reason: Unschedulable, message: '{message}'}}");
         pod(executor, None, &format!("{{phase: Pending, conditions: [{condition}]}}"))
     }

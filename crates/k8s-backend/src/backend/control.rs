@@ -61,6 +61,9 @@ const GONE_AFTER: Duration = Duration::from_secs(45);
 /// What is waited for is said again after so long.
 const SAID_AGAIN: Duration = Duration::from_secs(30);
 
+/// Sentences that change are said no more often than this: many pods come to wait one by one.
+const SAID_APART: Duration = Duration::from_millis(700);
+
 /// An executor that has run so long has started well.
 const WELL_AFTER: Duration = Duration::from_secs(30);
 
@@ -726,8 +729,10 @@ impl Control {
             }
         }
         let keys: Vec<String> = sentences.iter().map(|sentence| sentence.key.clone()).collect();
-        let again = !keys.is_empty() && now.since(self.said_at) >= SAID_AGAIN;
-        if keys != self.said || again {
+        let since = now.since(self.said_at);
+        if (keys != self.said && (since >= SAID_APART || self.said.is_empty()))
+            || (!keys.is_empty() && since >= SAID_AGAIN)
+        {
             self.said = keys;
             self.said_at = now;
             self.report(ClusterEvent::Waiting { why: joined(&sentences) }).await;
