@@ -31,6 +31,12 @@ pub(crate) enum ClusterCommand {
     Build(binaries::BuildArgs),
     /// Starts a cluster and prints what `eval` needs to point `kubectl`, Vonk and its tests at it.
     Up(up::UpArgs),
+    /// Runs a command with a cluster: the one that KUBECONFIG and VONK_TEST_S3_URL name, else this machine's.
+    Run {
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
     /// Stops it and removes everything that it made.
     Down,
     /// Packs the stock binary into an image, as docker/Dockerfile does, and gives it to every node that is up.
@@ -44,11 +50,15 @@ pub(crate) enum ClusterCommand {
 }
 
 pub(crate) fn run(command: ClusterCommand) -> Result<()> {
-    let looks_only = matches!(command, ClusterCommand::Status | ClusterCommand::Logs(_) | ClusterCommand::Image(_));
-    let _alone = if looks_only { None } else { Some(state::alone()?) };
+    let changes = matches!(
+        command,
+        ClusterCommand::Build(_) | ClusterCommand::Up(_) | ClusterCommand::Down | ClusterCommand::Chart(_)
+    );
+    let _alone = if changes { Some(state::alone()?) } else { None };
     match command {
         ClusterCommand::Build(args) => binaries::build(&args),
         ClusterCommand::Up(args) => up::up(&args),
+        ClusterCommand::Run { command } => up::with_cluster(&command),
         ClusterCommand::Down => down::down(),
         ClusterCommand::Image(args) => image::run(&args),
         ClusterCommand::Chart(args) => chart::run(&args),

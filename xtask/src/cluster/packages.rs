@@ -21,6 +21,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("setsid", "util-linux"),
     ("umount", "mount"),
+    ("/bin/busybox", "busybox-static"),
     ("cc", "gcc"),
     // Its package has the static C library too.
     ("/usr/include/stdlib.h", "libc6-dev"),

@@ -12,17 +12,25 @@ use serde::{Deserialize, Serialize};
 
 use super::processes::Started;
 use super::state::State;
-use super::{binaries, control_plane, down, machine, network, node, packages, pause, pki, processes, settings};
+use super::{
+    binaries, control_plane, down, image, machine, network, node, packages, pause, pki, processes, settings, state,
+};
 use crate::s3;
-use crate::workspace::output;
+use crate::workspace::{command as workspace_command, output, run as run_shown};
 
 /// An S3 server of this machine is reached at once or not at all.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
+/// Two, so that one can be lost.
+const NODES: u8 = 2;
+
+/// What pods that only sleep, end, fail or fill a disk run: BusyBox, in tests.
+const TRY: (&str, &str) = ("/bin/busybox", "localhost/busybox:1");
+
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// How many nodes it has; two, so that one can be lost.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    /// How many nodes it has.
+    #[arg(long, default_value_t = NODES, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
 }
 
@@ -34,10 +42,35 @@ pub(crate) struct Up {
 
 /// Starts a cluster, or finds that it is up, and prints how it is reached.
 pub(crate) fn up(args: &UpArgs) -> Result<()> {
-    machine::need_root("up")?;
     let state = State::find()?;
-    match found(&state) {
-        Some(up) if up.nodes == args.nodes => eprintln!("a cluster with {} nodes is up already", up.nodes),
+    bring_up(&state, args.nodes)?;
+    for (name, value) in environment(&state) {
+        println!("export {name}='{value}'");
+    }
+    Ok(())
+}
+
+/// Runs a command with what it needs to find a cluster: the one that the environment names, else ours, which is started
+/// unless it is up.
+pub(crate) fn with_cluster(words: &[String]) -> Result<()> {
+    let named = ["KUBECONFIG", "VONK_TEST_S3_URL"].iter().all(|name| std::env::var_os(name).is_some());
+    let mut command = workspace_command(&words[0]);
+    command.args(&words[1..]);
+    if !named {
+        let state = State::find()?;
+        // Let go before the command runs: it may well be one of ours.
+        let alone = state::alone()?;
+        bring_up(&state, NODES)?;
+        drop(alone);
+        command.envs(environment(&state));
+    }
+    run_shown(&mut command)
+}
+
+fn bring_up(state: &State, nodes: u8) -> Result<()> {
+    machine::need_root("up")?;
+    match found(state) {
+        Some(up) if up.nodes == nodes => eprintln!("a cluster with {nodes} nodes is up already"),
         Some(up) => bail!("a cluster with {} nodes is up: `cargo xtask cluster down` first", up.nodes),
         None => {
             let began = Instant::now();
@@ -46,15 +79,12 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
             if state.folder().exists() {
                 eprintln!("removing what is left of an earlier cluster");
             }
-            down::remove(&state)?;
+            down::remove(state)?;
             let started = Instant::now();
-            start(&state, args.nodes, &programs)
+            start(state, nodes, &programs)
                 .with_context(|| format!("start a cluster (logs: {})", state.path("log").display()))?;
-            eprintln!("{} nodes are ready, {:.1?} (of {:.1?})", args.nodes, started.elapsed(), began.elapsed());
+            eprintln!("{nodes} nodes are ready, {:.1?} (of {:.1?})", started.elapsed(), began.elapsed());
         }
-    }
-    for (name, value) in environment(&state) {
-        println!("export {name}='{value}'");
     }
     Ok(())
 }
@@ -110,9 +140,12 @@ fn start(state: &State, nodes: u8, programs: &Path) -> Result<()> {
     let containerds = (1..=nodes).map(|node| node::start_containerd(state, node)).collect::<Result<Vec<_>>>()?;
     let pause = state.path("pause.tar");
     pause::image(&programs.join("pause"))?.write(&pause)?;
+    let to_try = state.path("busybox.tar");
+    image::pack(Path::new(TRY.0), TRY.1, &["busybox".to_owned()])?.write(&to_try)?;
     for (node, mut containerd) in (1..=nodes).zip(containerds) {
         containerd.until("containerd answers", || node::containerd_answers(state, node))?;
         node::import(state, node, &pause)?;
+        node::import(state, node, &to_try)?;
     }
     api.until("the API server answers", || api_answers(state, programs))?;
     let mut controllers = control_plane::start_controllers(state, programs)?;

@@ -97,7 +97,7 @@ fn build(release: bool) -> Result<PathBuf> {
 }
 
 /// An image of a program with the libraries that it links, the authorities that it may trust, and nothing else.
-fn pack(program: &Path, tag: &str, names: &[String]) -> Result<Image> {
+pub(crate) fn pack(program: &Path, tag: &str, names: &[String]) -> Result<Image> {
     let read = |file: &Path| fs::read(file).with_context(|| format!("read {}", file.display()));
     let (first, others) = names.split_first().context("a program in an image has a name")?;
     let mut image = Image::new(tag, &[first]).user(USER);
