@@ -4,6 +4,10 @@
 //! difference (`backend/control.rs`). Everybody else leaves orders for it, or reads addresses.
 
 mod control;
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;

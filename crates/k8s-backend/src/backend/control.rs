@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
@@ -17,7 +17,7 @@ use model::backend::ClusterEvent;
 use model::failure::LossCause;
 use model::ids::ExecutorId;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Address, Dial, PodConfig, Shared};
@@ -38,6 +38,12 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// The loop turns so often while something is missing: what holds creations back ends at any time.
 const BUSY: Duration = Duration::from_millis(200);
+
+/// Events taken in before what is wanted is compared with what is there.
+const TURN: usize = 256;
+
+/// Credentials are read again no more often than this.
+const RELOAD_AFTER: Duration = Duration::from_secs(60);
 
 /// A pod that waits so long is asked about.
 const ASK_AFTER: Duration = Duration::from_secs(5);
@@ -158,7 +164,9 @@ pub(super) struct Control {
     refused: Option<String>,
     away_since: Option<Timestamp>,
     probed_at: Timestamp,
-    reloaded: bool,
+    reloaded_at: Option<Timestamp>,
+    /// All pods were listed once: no number is given out that one of them has.
+    listed: bool,
     asked_at: Timestamp,
     /// Events of pods may not be read: sentences are shorter.
     no_events: bool,
@@ -193,7 +201,8 @@ impl Control {
             refused: None,
             away_since: None,
             probed_at: zero,
-            reloaded: false,
+            reloaded_at: None,
+            listed: false,
             asked_at: zero,
             no_events: false,
             ever_ran: false,
@@ -221,17 +230,35 @@ impl Control {
                 () = shared.stopped.cancelled() => break,
                 () = shared.ordered.notified() => {}
                 Some(answered) = self.requests.join_next(), if !self.requests.is_empty() => {
-                    match answered {
-                        Ok(answered) => self.on_answer(answered).await,
-                        Err(error) => tracing::error!(%error, "a request to the API server ended badly"),
-                    }
+                    self.on_joined(answered).await;
                 }
                 Some(watched) = self.watch.next() => self.on_watched(watched).await,
                 () = sleep(pause) => {}
             }
+            self.take_in().await;
             self.turn().await;
         }
         self.end().await;
+    }
+
+    /// Takes in what has come meanwhile, so that many events cost one comparison.
+    async fn take_in(&mut self) {
+        for _ in 0..TURN {
+            if let Some(answered) = self.requests.try_join_next() {
+                self.on_joined(answered).await;
+            } else if let Some(Some(watched)) = self.watch.next().now_or_never() {
+                self.on_watched(watched).await;
+            } else {
+                return;
+            }
+        }
+    }
+
+    async fn on_joined(&mut self, answered: Result<Answered, JoinError>) {
+        match answered {
+            Ok(answered) => self.on_answer(answered).await,
+            Err(error) => tracing::error!(%error, "a request to the API server ended badly"),
+        }
     }
 
     fn pause(&self) -> Duration {
@@ -254,7 +281,7 @@ impl Control {
             now,
             pods: self.records.iter().map(|(n, record)| (*n, record.pod)).collect(),
             next: self.next,
-            budget: self.pace.budget(now),
+            budget: if self.listed { self.pace.budget(now) } else { 0 },
         };
         let wanted = Wanted { executors: self.wanted(), pending_max: self.pending_max };
         for change in reconcile(&wanted, &observed) {
@@ -412,7 +439,6 @@ impl Control {
     /// The API server answers.
     fn answered(&mut self) {
         self.away_since = None;
-        self.reloaded = false;
     }
 
     fn note_away(&mut self, verdict: &Verdict, now: Timestamp) {
@@ -453,14 +479,13 @@ impl Control {
                 self.refused = Some(why);
                 self.pace.stopped(now);
             }
-            Verdict::Unauthorized { why } if self.reloaded => {
-                self.refused = Some(why);
-                self.pace.stopped(now);
-            }
-            Verdict::Unauthorized { .. } => {
-                self.pace.away(now);
-                self.reload();
-            }
+            Verdict::Unauthorized { why } => match self.reload(now) {
+                true => self.pace.away(now),
+                false => {
+                    self.refused = Some(why);
+                    self.pace.stopped(now);
+                }
+            },
             Verdict::Conflict | Verdict::Gone => self.pace.conflict(now),
             Verdict::Overloaded { retry_after } => self.pace.overloaded(now, retry_after),
             Verdict::Away => {
@@ -471,13 +496,18 @@ impl Control {
         self.unsent(n);
     }
 
-    fn reload(&mut self) {
-        self.reloaded = true;
+    /// Reads credentials once more; false if that was done already.
+    fn reload(&mut self, now: Timestamp) -> bool {
+        if self.reloaded_at.is_some_and(|at| now.since(at) < RELOAD_AFTER) {
+            return false;
+        }
+        self.reloaded_at = Some(now);
         let cluster = self.shared.cluster.clone();
         self.requests.spawn(async move {
             let answer = cluster.reload().await.map_err(|error| error.sentence());
             Answered::Reloaded { answer }
         });
+        true
     }
 
     /// A pod of ours is there, as an answer says: the watch may know better already.
@@ -514,6 +544,7 @@ impl Control {
             }
             Watched::Listed(list) => {
                 self.answered();
+                self.listed = true;
                 let listed: BTreeSet<u64> =
                     list.iter().filter(|seen| seen.epoch == self.pods.epoch).map(|seen| seen.executor.0).collect();
                 for seen in list {
@@ -532,8 +563,12 @@ impl Control {
             Watched::Broke(answer) => {
                 tracing::debug!(code = answer.code, why = answer.message, "watch executors");
                 match judge(Request::Watch, &answer) {
-                    Verdict::Unauthorized { .. } if !self.reloaded => self.reload(),
-                    Verdict::Unauthorized { why } | Verdict::Stop { why } | Verdict::Quota { why } => {
+                    Verdict::Unauthorized { why } => {
+                        if !self.reload(now) {
+                            self.refused = Some(why);
+                        }
+                    }
+                    Verdict::Stop { why } | Verdict::Quota { why } => {
                         self.refused = Some(why);
                     }
                     verdict => self.note_away(&verdict, now),
@@ -599,6 +634,8 @@ impl Control {
 
     /// An executor has ended: says why, once.
     async fn ended(&mut self, n: u64) {
+        // It may have ended because it was released a moment ago.
+        self.take_orders(self.now());
         let Some(record) = self.records.get(&n) else { return };
         let unknown = record.seen.is_none() && record.there_at.is_none();
         if record.lost || unknown {

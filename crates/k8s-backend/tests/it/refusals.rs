@@ -156,12 +156,12 @@ async fn a_missing_right_is_printed_as_a_rule() {
     backend.set_target(1);
     let why = events
         .find(|event| match event {
-            model::backend::ClusterEvent::Refused { why } if why.contains("verbs: [create]") => Some(why.clone()),
+            model::backend::ClusterEvent::Refused { why } if why.contains("verbs: [list]") => Some(why.clone()),
             _ => None,
         })
         .await;
     assert!(
-        why.ends_with("add this rule to the Role: {apiGroups: [\"\"], resources: [pods], verbs: [create]}"),
+        why.ends_with("add this rule to the Role: {apiGroups: [\"\"], resources: [pods], verbs: [list]}"),
         "{why}"
     );
     backend.stop().await;
