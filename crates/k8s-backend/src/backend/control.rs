@@ -79,6 +79,9 @@ const STOP_GRACE_SECONDS: u32 = 2;
 /// How long the end of all is waited for. What is left then goes with the root.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
+/// Whether they have ended is looked at so often.
+const STOP_LOOKS_EVERY: Duration = Duration::from_millis(400);
+
 type Watch = Pin<Box<dyn Stream<Item = Watched> + Send>>;
 
 /// An answer to a request of ours.
@@ -792,28 +795,27 @@ impl Control {
         let ended = timeout(STOPPED_WITHIN, async move {
             // A creation that is under way would come after the deletion.
             while self.requests.join_next().await.is_some() {}
-            let executors = ListParams::default().labels(&names::select_executors(app));
-            let params = DeleteParams { grace_period_seconds: Some(STOP_GRACE_SECONDS), ..DeleteParams::default() };
-            loop {
-                let deleted = within(api.delete_collection(&params, &executors)).await;
-                let left = match deleted {
-                    Ok(_) => within(api.list_metadata(&executors)).await.map(|list| list.items.len()),
-                    Err(answer) => Err(answer),
-                };
-                match left {
-                    Ok(0) => return,
-                    Ok(_) => {}
-                    Err(answer) if matches!(judge(Request::Delete, &answer), Verdict::Stop { .. }) => {
-                        return tracing::warn!(why = answer.message, "delete executors: they end with the root");
-                    }
-                    Err(answer) => tracing::debug!(why = answer.message, "delete executors"),
-                }
-                sleep(BUSY * 2).await;
-            }
+            delete_all(&api, &names::select_executors(app)).await;
         });
         if ended.await.is_err() {
             tracing::debug!("some executors are still ending");
         }
+    }
+}
+
+/// Deletes pods, and waits until they are gone.
+async fn delete_all(api: &Api<Pod>, selector: &str) {
+    let pods = ListParams::default().labels(selector);
+    let params = DeleteParams { grace_period_seconds: Some(STOP_GRACE_SECONDS), ..DeleteParams::default() };
+    while let Err(answer) = within(api.delete_collection(&params, &pods)).await {
+        if matches!(judge(Request::Delete, &answer), Verdict::Stop { .. }) {
+            return tracing::warn!(why = answer.message, "delete executors: they end with the root");
+        }
+        tracing::debug!(why = answer.message, "delete executors");
+        sleep(STOP_LOOKS_EVERY).await;
+    }
+    while !within(api.list_metadata(&pods)).await.is_ok_and(|left| left.items.is_empty()) {
+        sleep(STOP_LOOKS_EVERY).await;
     }
 }
 
