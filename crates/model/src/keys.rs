@@ -137,6 +137,30 @@ pub fn event_log(app: AppId, epoch: Epoch, part: u32) -> String {
     format!("{HISTORY}/{app}/events-{}-{part:06}.jsonl", epoch.0)
 }
 
+/// Where the history of an application lies.
+#[must_use]
+pub fn history(app: AppId) -> String {
+    format!("{HISTORY}/{app}")
+}
+
+/// Where the ends of an application's logs lie.
+#[must_use]
+pub fn logs(app: AppId) -> String {
+    format!("{HISTORY}/{app}/logs")
+}
+
+/// The end of a log, of `who`: `driver`, or an executor as in `e3`.
+#[must_use]
+pub fn log(app: AppId, epoch: Epoch, who: &str) -> String {
+    format!("{HISTORY}/{app}/logs/{:08}-{who}.log", epoch.0)
+}
+
+/// Which application was submitted as the root of that name, for as long as history is kept: longer than the root.
+#[must_use]
+pub fn submitted(root: &str) -> String {
+    format!("{HISTORY}/{root}/submitted.json")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,6 +68,8 @@ pub fn settings() -> Vec<&'static Setting> {
         shuffle::config::SETTINGS,
         executor::config::SETTINGS,
         driver::config::SETTINGS,
+        #[cfg(feature = "k8s")]
+        k8s_backend::config::SETTINGS,
         #[cfg(feature = "sql")]
         sql::config::SETTINGS,
     ]

@@ -19,7 +19,7 @@
 //! ```
 
 mod args;
-#[cfg(feature = "sql")]
+#[cfg(feature = "commands")]
 mod cli;
 #[cfg(feature = "sql")]
 mod complaint;
@@ -28,6 +28,8 @@ mod context;
 #[cfg(feature = "sql")]
 mod frames;
 mod init;
+#[cfg(feature = "k8s")]
+mod kubernetes;
 mod master;
 #[cfg(feature = "sql")]
 mod queries;
@@ -39,7 +41,7 @@ pub mod shell;
 mod telemetry;
 
 pub use args::Args;
-#[cfg(feature = "sql")]
+#[cfg(feature = "commands")]
 pub use cli::command;
 pub use context::{Builder, Context, CtrlC, StartError};
 #[cfg(feature = "sql")]

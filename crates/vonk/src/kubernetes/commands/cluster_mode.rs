@@ -1,0 +1,287 @@
+//! How does an application run whose driver is a pod?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_backend::access::Cluster;
+use k8s_backend::applications::{find, remove};
+use k8s_backend::backend::ExecutorSettings;
+use k8s_backend::config as keys;
+use k8s_backend::driver::End;
+use k8s_backend::exit;
+use k8s_backend::follow::{Followed, Heard, follow};
+use k8s_backend::job::DriverJob;
+use k8s_backend::manifest::document;
+use k8s_backend::names::{self, Role};
+use k8s_backend::pod::{AppPods, ExecutorPods};
+use k8s_backend::preflight::nobody;
+use k8s_backend::submit::{Submission, Submitted, attached, manifests, submit, try_out};
+use k8s_backend::sweep::{BESIDE, STALE_AFTER, Sweep, sweep};
+use model::{AppId, Epoch};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::connect;
+use super::output::{Format, bytes, json as print_json, line};
+use super::signals::{Received, Signals};
+use super::store::{self, Store};
+use super::submit::{DryRun, OnSignal, Order, Program};
+use super::{Usage, history, shipped, upload};
+use crate::config::Config;
+
+/// A driver that was told to end has 30 s for it; a little more for the news of it.
+const STOPPED_WITHIN: Duration = Duration::from_secs(35);
+
+/// Where a file with SQL is in the driver's pod.
+const SQL: &str = "program.sql";
+
+/// Submits, and stays until the end unless told otherwise. Gives the exit code.
+///
+/// # Errors
+/// It cannot be submitted.
+pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
+    let mut signals = Signals::new()?;
+    let cluster = connect(&order.config).await?;
+    if order.dry_run.is_some() {
+        return dry_run(&cluster, &order).await;
+    }
+    let store = store::open(&order.config)?;
+    let submitted = match known(&cluster, &store, &order).await? {
+        Some(Known::Runs(submitted)) => submitted,
+        Some(Known::Past(past)) => {
+            let (app, code) = (past.app.clone(), past.code());
+            say_submitted(&order, &app, cluster.namespace(), true);
+            return Ok(ended(&order, &app, &End { code, why: past.end.flatten().unwrap_or_default() }));
+        }
+        None => match make(&cluster, &store, &order, &mut signals).await? {
+            Ok(submitted) => submitted,
+            Err(received) => return Ok(received.code),
+        },
+    };
+    say_submitted(&order, &submitted.app, &submitted.namespace, submitted.attached);
+    if order.detach {
+        return Ok(exit::DONE);
+    }
+    stay(&cluster, &order, &submitted, &mut signals).await
+}
+
+/// An application that was submitted before with the same key.
+enum Known {
+    /// Its root is there.
+    Runs(Submitted),
+    /// Only history is left of it.
+    Past(history::Past),
+}
+
+async fn known(cluster: &Cluster, store: &Store, order: &Order) -> Result<Option<Known>, anyhow::Error> {
+    let Some(key) = &order.key else { return Ok(None) };
+    if let Some(submitted) = attached(cluster, key).await? {
+        return Ok(Some(Known::Runs(submitted)));
+    }
+    let root = first_root(cluster, key);
+    // One that has failed is followed by another try.
+    let past = history::submitted(store, &root).await?.filter(|past| past.code() == exit::DONE);
+    Ok(past.map(Known::Past))
+}
+
+/// Under its first root's name, the latest application with a key is noted.
+fn first_root(cluster: &Cluster, key: &str) -> String {
+    names::keyed_root(cluster.namespace(), key, 1)
+}
+
+/// Uploads the program and makes the application, unless a signal comes first.
+async fn make(
+    cluster: &Cluster,
+    store: &Store,
+    order: &Order,
+    signals: &mut Signals,
+) -> Result<Result<Submitted, Received>, anyhow::Error> {
+    let stop = CancellationToken::new();
+    let making = async {
+        let app = AppId::generate();
+        let submission = submission(cluster, Some(store), order, app).await?;
+        let submitted = submit(cluster, submission, &stop).await?;
+        if let Some(key) = order.key.as_ref().filter(|_| !submitted.attached) {
+            // Without the note the key is forgotten with its Job, an hour after its end.
+            if let Err(error) = history::note(store, &first_root(cluster, key), &submitted.app).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "note the idempotency key");
+            }
+        }
+        Ok::<_, anyhow::Error>(submitted)
+    };
+    let mut making = std::pin::pin!(making);
+    tokio::select! {
+        made = &mut making => Ok(Ok(made?)),
+        received = signals.next() => {
+            eprintln!("{}: removing what was made; once more leaves at once", received.word);
+            stop.cancel();
+            tokio::select! {
+                _ = &mut making => {}
+                _ = signals.next() => {}
+            }
+            Ok(Err(received))
+        }
+    }
+}
+
+/// Stays with it until its end, or until a signal.
+async fn stay(
+    cluster: &Cluster,
+    order: &Order,
+    submitted: &Submitted,
+    signals: &mut Signals,
+) -> Result<u8, anyhow::Error> {
+    let app: AppId = submitted.app.parse().context("read the application's id")?;
+    let room_within = driver::config::NO_EXECUTOR_TIMEOUT.duration(order.config.values())?;
+    let followed = Followed { cluster: cluster.clone(), app, root: submitted.root.clone(), room_within };
+    let output = order.output;
+    let mut heard = move |heard| say(output, heard);
+    let mut following = std::pin::pin!(follow(&followed, &mut heard));
+    // Beside: whoever submits tidies up a little.
+    let tidy = Sweep { older_than: STALE_AFTER, most: BESIDE, jobs: true };
+    let mut tidying = std::pin::pin!(sweep(cluster, tidy));
+    let mut tidied = false;
+    loop {
+        tokio::select! {
+            end = &mut following => return Ok(ended(order, &submitted.app, &end)),
+            swept = &mut tidying, if !tidied => {
+                tidied = true;
+                if let Err(error) = swept {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "sweep");
+                }
+            }
+            received = signals.next() => {
+                if order.on_signal == OnSignal::Detach {
+                    eprintln!("{}: the application goes on; `vonk logs -f {app}` shows it, `vonk kill {app}` ends it", received.word);
+                    return Ok(received.code);
+                }
+                eprintln!("{}: ending the application; once more leaves at once", received.word);
+                let root = find(cluster, &submitted.app).await;
+                match root {
+                    Ok(root) => remove(cluster, &root).await?,
+                    // It has ended at this moment.
+                    Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "find the root"),
+                }
+                tokio::select! {
+                    _ = &mut following => {}
+                    _ = signals.next() => {}
+                    () = tokio::time::sleep(STOPPED_WITHIN) => eprintln!("its pods have not ended yet; they will"),
+                }
+                return Ok(received.code);
+            }
+        }
+    }
+}
+
+fn say_submitted(order: &Order, app: &str, namespace: &str, attached: bool) {
+    match order.output {
+        Format::Text => {
+            line(app);
+            if attached {
+                eprintln!("attached: it was submitted before with the same idempotency key");
+            }
+        }
+        Format::Json => print_json(&json!({
+            "event": "submitted", "app": app, "name": order.name, "namespace": namespace, "attached": attached,
+        })),
+    }
+}
+
+fn say(output: Format, heard: Heard) {
+    match (output, heard) {
+        (Format::Text, Heard::Line(line)) => bytes(&line),
+        (Format::Text, Heard::Said(text)) => eprintln!("{text}"),
+        (Format::Json, Heard::Line(line)) => {
+            let text = String::from_utf8_lossy(&line);
+            print_json(&json!({ "event": "line", "text": text.strip_suffix('\n').unwrap_or(&text) }));
+        }
+        (Format::Json, Heard::Said(text)) => print_json(&json!({ "event": "said", "text": text })),
+    }
+}
+
+fn ended(order: &Order, app: &str, end: &End) -> u8 {
+    match order.output {
+        Format::Json => print_json(&json!({ "event": "ended", "app": app, "exit_code": end.code, "why": end.why })),
+        Format::Text if end.code != exit::DONE => eprintln!("error: {}", end.why),
+        Format::Text => {}
+    }
+    end.code
+}
+
+async fn dry_run(cluster: &Cluster, order: &Order) -> Result<u8, anyhow::Error> {
+    let app = AppId::generate();
+    let submission = submission(cluster, None, order, app).await?;
+    let pod = &submission.job.pod;
+    let executors = executor_pods(&order.config, pod.of.clone(), &pod.root)?;
+    match order.dry_run {
+        Some(DryRun::Server) => {
+            try_out(cluster, &submission).await?;
+            eprintln!("the API server would create it");
+        }
+        _ => line(&format!(
+            "{}---\n# The driver makes executors like this one.\n{}",
+            manifests(&submission)?,
+            document(&executors.pod(1, &Default::default())).trim_end()
+        )),
+    }
+    Ok(exit::DONE)
+}
+
+/// Everything that is submitted. Without a store, nothing is uploaded.
+async fn submission(
+    cluster: &Cluster,
+    store: Option<&Store>,
+    order: &Order,
+    app: AppId,
+) -> Result<Submission, anyhow::Error> {
+    let mut files: BTreeMap<String, String> = shipped::files(&order.config, cluster.namespace(), &order.name)?;
+    let mut of = app_pods(&order.config, app, &order.name, store::shared_url(&order.config)?);
+    let mut args = order.args.clone();
+    match &order.program {
+        Program::Executable(path) => {
+            let uploaded = upload::program(store, path).await?;
+            of.program = Some(uploaded.sha256);
+            of.architecture = Some(uploaded.architecture);
+        }
+        Program::Sql(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| anyhow::Error::new(error).context(Usage(format!("run {}", path.display()))))?;
+            files.insert(SQL.to_owned(), text);
+            args.splice(0..0, ["sql".to_owned(), "--file".to_owned(), format!("{}/{SQL}", shipped::FOLDER)]);
+        }
+        Program::InImage(path) => of.program = Some(format!("local://{path}")),
+    }
+    let mut job = DriverJob::read(of, order.config.values(), args)?;
+    job.timeout = order.timeout;
+    Ok(Submission { job, config: files, key: order.key.clone() })
+}
+
+/// What driver and executors have in common, without a program.
+pub(crate) fn app_pods(config: &Config, app: AppId, name: &str, store: String) -> AppPods {
+    AppPods {
+        app,
+        name: name.to_owned(),
+        image: keys::IMAGE.value(config.values()).to_owned(),
+        program: None,
+        architecture: None,
+        store,
+    }
+}
+
+/// Executors as their driver will make them, owned by a root that need not exist.
+pub(crate) fn executor_pods(config: &Config, of: AppPods, root: &str) -> Result<ExecutorPods, anyhow::Error> {
+    let values = config.values();
+    let settings = ExecutorSettings::read(values)?;
+    Ok(ExecutorPods {
+        of,
+        epoch: Epoch(1),
+        owner: nobody(root),
+        cores: settings.cores,
+        memory: executor::config::MEMORY.bytes(values)?,
+        disk: settings.disk,
+        tls_secret: names::files(root, Role::Executor),
+        template: settings.template,
+        settings: settings.pods,
+    })
+}

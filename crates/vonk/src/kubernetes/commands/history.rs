@@ -1,0 +1,233 @@
+//! What does the store know of applications that are gone?
+//!
+//! Their event logs, the ends of what they printed, and which of them was submitted with which idempotency key.
+
+use futures::StreamExt;
+use futures::stream;
+use k8s_backend::applications::{Application, Mode, Wall};
+use k8s_backend::exit;
+use model::events::AppEvent;
+use model::{AppId, keys};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use super::store::{Store, StoreError};
+
+/// So many applications are looked at, the youngest.
+const MOST: usize = 100;
+
+/// Requests under way at a time.
+const AT_ONCE: usize = 8;
+
+/// An application of which only history is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// Its id.
+    pub(crate) app: String,
+    /// What people called it.
+    pub(crate) name: String,
+    /// Where its executors were.
+    pub(crate) master: String,
+    /// When it began, in milliseconds since 1970.
+    pub(crate) began_unix_ms: u64,
+    /// Why it did not succeed, if it has ended in order and did not.
+    pub(crate) end: Option<Option<String>>,
+}
+
+impl Past {
+    /// As one line of a list.
+    pub(crate) fn application(&self, now: Wall) -> Application {
+        let began =
+            i64::try_from(self.began_unix_ms).ok().and_then(|ms| Wall::from_millisecond(ms).ok()).unwrap_or(now);
+        Application {
+            app: self.app.clone(),
+            name: self.name.clone(),
+            mode: if self.master.starts_with("k8s") { Mode::Cluster } else { Mode::Client },
+            state: self.state().to_owned(),
+            root: String::new(),
+            namespace: String::new(),
+            created: began.to_string(),
+            age_seconds: u64::try_from(now.duration_since(began).as_secs()).unwrap_or(0),
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match &self.end {
+            Some(None) => "succeeded",
+            Some(Some(_)) => "failed",
+            None => "lost",
+        }
+    }
+
+    /// With which code it ended.
+    pub(crate) fn code(&self) -> u8 {
+        match &self.end {
+            Some(None) => exit::DONE,
+            Some(Some(_)) => exit::FAILED,
+            None => exit::LOST,
+        }
+    }
+}
+
+/// The youngest applications that have left a history.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn all(store: &Store) -> Result<Vec<Past>, StoreError> {
+    let folder = store.below(keys::HISTORY);
+    let failed = |source| StoreError::Request { step: "list", key: keys::HISTORY.to_owned(), source };
+    let listed = store.objects.list_with_delimiter(Some(&folder)).await.map_err(failed)?;
+    let mut apps: Vec<AppId> =
+        listed.common_prefixes.iter().filter_map(|path| path.parts().last()?.as_ref().parse().ok()).collect();
+    apps.sort_unstable_by_key(|app| std::cmp::Reverse(*app));
+    apps.truncate(MOST);
+    let looked: Vec<_> = stream::iter(apps).map(|app| past(store, app)).buffered(AT_ONCE).collect().await;
+    let found: Result<Vec<_>, _> = looked.into_iter().collect();
+    Ok(found?.into_iter().flatten().collect())
+}
+
+/// Finds one by its id, or the youngest of a name.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn find(store: &Store, wanted: &str) -> Result<Option<Past>, StoreError> {
+    match wanted.parse() {
+        Ok(app) => past(store, app).await,
+        Err(_) => Ok(all(store).await?.into_iter().find(|past| past.name == wanted)),
+    }
+}
+
+/// What the event log of an application says of it as a whole.
+pub(crate) async fn past(store: &Store, app: AppId) -> Result<Option<Past>, StoreError> {
+    let mut parts = list(store, &keys::history(app)).await?;
+    parts.retain(|path| path.filename().is_some_and(|name| name.starts_with("events-")));
+    parts.sort();
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
+    let text = async |path: &Path| -> Result<String, StoreError> {
+        let failed = |source| StoreError::Request { step: "read", key: path.to_string(), source };
+        use object_store::ObjectStoreExt;
+        let found = store.objects.get(path).await.map_err(failed)?;
+        Ok(String::from_utf8_lossy(&found.bytes().await.map_err(failed)?).into_owned())
+    };
+    let first_text = text(first).await?;
+    let last_text = if first == last { first_text.clone() } else { text(last).await? };
+    Ok(read(app, &first_text, &last_text))
+}
+
+fn read(app: AppId, first: &str, last: &str) -> Option<Past> {
+    let record = |line: &str| driver::event_log::parse(line).ok().map(|record| record.event);
+    let AppEvent::ApplicationStarted { name, master, unix_ms, .. } = record(first.lines().next()?)? else {
+        return None;
+    };
+    let end = match last.lines().rfind(|line| !line.is_empty()).and_then(record) {
+        Some(AppEvent::ApplicationEnded { error }) => Some(error),
+        _ => None,
+    };
+    Some(Past { app: app.to_string(), name, master, began_unix_ms: unix_ms, end })
+}
+
+/// The end of what `who` has printed, in its latest epoch: `driver`, or an executor as in `e3`.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn log(store: &Store, app: AppId, who: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    let wanted = format!("-{who}.log");
+    let found = list(store, &keys::logs(app)).await?.into_iter().filter(|path| path.as_ref().ends_with(&wanted)).max();
+    let Some(path) = found else { return Ok(None) };
+    let key = path.as_ref().strip_prefix(store.root.as_ref()).unwrap_or(path.as_ref()).trim_start_matches('/');
+    store.read(key).await
+}
+
+async fn list(store: &Store, folder: &str) -> Result<Vec<Path>, StoreError> {
+    let path = store.below(folder);
+    let mut listed = store.objects.list(Some(&path));
+    let mut paths = Vec::new();
+    while let Some(meta) = listed.next().await {
+        let failed = |source| StoreError::Request { step: "list", key: folder.to_owned(), source };
+        paths.push(meta.map_err(failed)?.location);
+    }
+    Ok(paths)
+}
+
+/// What is noted of a submission with an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Submitted {
+    /// The application.
+    app: String,
+}
+
+/// Notes which application was submitted as that root.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn note(store: &Store, root: &str, app: &str) -> Result<(), StoreError> {
+    let note = serde_json::to_vec(&Submitted { app: app.to_owned() }).unwrap_or_default();
+    store.write(&keys::submitted(root), note).await
+}
+
+/// The application that was submitted as that root, when the root itself is long gone.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn submitted(store: &Store, root: &str) -> Result<Option<Past>, StoreError> {
+    let Some(note) = store.read(&keys::submitted(root)).await? else { return Ok(None) };
+    let Ok(Submitted { app }) = serde_json::from_slice(&note) else { return Ok(None) };
+    match app.parse() {
+        Ok(app) => past(store, app).await,
+        Err(_) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use model::Epoch;
+
+    use super::*;
+
+    const APP: AppId = AppId(7);
+
+    fn started(name: &str) -> String {
+        format!(
+            r#"{{"at":0,"event":"application_started","version":1,"vonk":"0.1.0","app":"{APP}","epoch":1,"name":"{name}","master":"k8s://","unix_ms":1700000000000}}"#
+        )
+    }
+
+    fn store() -> Store {
+        Store { objects: Arc::new(object_store::memory::InMemory::new()), root: Path::from("v") }
+    }
+
+    #[tokio::test]
+    async fn an_event_log_says_how_it_ended() {
+        let store = store();
+        let part = |part| keys::event_log(APP, Epoch(1), part);
+        store.write(&part(0), format!("{}\n", started("nightly")).into_bytes()).await.unwrap();
+        assert_eq!(past(&store, APP).await.unwrap().unwrap().state(), "lost");
+        let end = "{\"at\":9,\"event\":\"application_ended\",\"error\":null}\n";
+        store.write(&part(1), end.into()).await.unwrap();
+        let found = find(&store, "nightly").await.unwrap().unwrap();
+        assert_eq!((found.app.as_str(), found.state(), found.code()), (APP.to_string().as_str(), "succeeded", 0));
+        assert_eq!(find(&store, "weekly").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_remembered_longer_than_its_root() {
+        let store = store();
+        assert_eq!(submitted(&store, "vonk-kx-1").await.unwrap(), None);
+        note(&store, "vonk-kx-1", &APP.to_string()).await.unwrap();
+        assert_eq!(submitted(&store, "vonk-kx-1").await.unwrap(), None, "it has left no history");
+        store.write(&keys::event_log(APP, Epoch(1), 0), started("a").into_bytes()).await.unwrap();
+        assert_eq!(submitted(&store, "vonk-kx-1").await.unwrap().map(|past| past.code()), Some(exit::LOST));
+    }
+
+    #[tokio::test]
+    async fn the_latest_epochs_log_is_meant() {
+        let store = store();
+        for (epoch, text) in [(1, "old"), (2, "new"), (10, "newest")] {
+            store.write(&keys::log(APP, Epoch(epoch), "driver"), text.into()).await.unwrap();
+        }
+        assert_eq!(log(&store, APP, "driver").await.unwrap(), Some(b"newest".to_vec()));
+        assert_eq!(log(&store, APP, "e3").await.unwrap(), None);
+    }
+}

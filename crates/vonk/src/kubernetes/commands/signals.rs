@@ -1,0 +1,37 @@
+//! Which signal has arrived?
+
+use k8s_backend::exit;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Ctrl-C and SIGTERM, from now on.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// With what a command ends that it has ended.
+    pub(crate) code: u8,
+    /// What has happened, in a word.
+    pub(crate) word: &'static str,
+}
+
+impl Signals {
+    /// From now on they end nothing by themselves.
+    ///
+    /// # Errors
+    /// The system does not let us.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Received {
+        tokio::select! {
+            _ = self.interrupt.recv() => Received { code: exit::INTERRUPTED, word: "interrupted" },
+            _ = self.terminate.recv() => Received { code: exit::KILLED, word: "terminated" },
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! What is to be run, and where is its driver?
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use k8s_backend::config as keys;
+
+use super::connection::{Connection, url_of, want_kubernetes};
+use super::output::Format;
+use super::spark::Spark;
+use super::{Usage, client_mode, cluster_mode, properties};
+use crate::config::{APP_NAME, Config};
+
+/// What precedes the path of a program that is in the image.
+const IN_IMAGE: &str = "local://";
+
+/// Where the driver is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum DeployMode {
+    /// Here: the program is this command's process
+    #[default]
+    Client,
+    /// A pod of the cluster
+    Cluster,
+}
+
+/// What a signal does to a driver that is a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnSignal {
+    /// It ends
+    Kill,
+    /// It goes on
+    Detach,
+}
+
+/// What is only tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DryRun {
+    /// Print what would be created, as YAML
+    Client,
+    /// Ask the API server whether it would create it
+    Server,
+}
+
+/// Flags of `vonk submit`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Submit {
+    /// An executable, a file with SQL (.sql), or local:///PATH of an executable in the image
+    #[arg(required_unless_present_any = ["status", "kill"])]
+    program: Option<String>,
+
+    /// The program's arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+
+    /// Where the driver is
+    #[arg(long, value_enum, default_value_t)]
+    deploy_mode: DeployMode,
+
+    /// What people call the application; the program's file name if not given
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Read keys and values from a file: a key and a value on each line
+    #[arg(long, value_name = "FILE")]
+    properties_file: Option<PathBuf>,
+
+    /// How many executors; as many as there is work for if not given
+    #[arg(long, value_name = "N")]
+    num_executors: Option<u32>,
+
+    /// How many tasks an executor runs at a time, and how many CPUs it requests
+    #[arg(long, value_name = "N")]
+    executor_cores: Option<u32>,
+
+    /// How much memory an executor may use, as in 4g
+    #[arg(long, value_name = "SIZE")]
+    executor_memory: Option<String>,
+
+    /// The CPUs that a driver pod requests, as in 500m or 2
+    #[arg(long, value_name = "CPUS")]
+    driver_cores: Option<String>,
+
+    /// How much memory a driver pod may use, as in 2g
+    #[arg(long, value_name = "SIZE")]
+    driver_memory: Option<String>,
+
+    /// The queue of Kueue that admits the driver
+    #[arg(long, value_name = "QUEUE")]
+    queue: Option<String>,
+
+    /// The image of driver and executors
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+
+    /// Whoever submits with the same key gets the same application, until it has failed
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+
+    /// How long the application may run
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    timeout: Option<Duration>,
+
+    /// How often a driver pod that was lost is started again; the program then runs again from its beginning
+    #[arg(long, value_name = "N")]
+    driver_restarts: Option<u32>,
+
+    /// Do not wait for the end
+    #[arg(long)]
+    detach: bool,
+
+    /// What Ctrl-C and SIGTERM do to a driver that is a pod: kill, but detach with an idempotency key
+    #[arg(long, value_name = "WHAT", value_enum)]
+    on_signal: Option<OnSignal>,
+
+    /// Create nothing
+    #[arg(long, value_name = "WHERE", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "client")]
+    dry_run: Option<DryRun>,
+
+    /// How what is said looks; JSON is one object on each line
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+
+    /// As vonk status
+    #[arg(long, value_name = "APPLICATION", conflicts_with = "kill")]
+    status: Option<String>,
+
+    /// As vonk kill
+    #[arg(long, value_name = "APPLICATION")]
+    kill: Option<String>,
+
+    #[command(flatten)]
+    connection: Connection,
+
+    #[command(flatten)]
+    spark: Spark,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    model::setting::parse_duration(text).ok_or_else(|| "want a time such as 30m".to_owned())
+}
+
+/// A program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// An executable of this machine.
+    Executable(PathBuf),
+    /// A file with SQL.
+    Sql(PathBuf),
+    /// An executable in the image.
+    InImage(String),
+}
+
+impl Program {
+    fn of(text: &str) -> Result<Self, Usage> {
+        if let Some(path) = text.strip_prefix(IN_IMAGE) {
+            return match path.starts_with('/') {
+                true => Ok(Self::InImage(path.to_owned())),
+                false => Err(Usage(format!("run `{text}`: want local:///PATH"))),
+            };
+        }
+        let path = PathBuf::from(text);
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("sql") => Ok(Self::Sql(path)),
+            Some("py") => Err(Usage(format!("run `{text}`: there are no Python programs yet"))),
+            Some("jar") => {
+                Err(Usage(format!("run `{text}`: there is no JVM: a program is one executable with all its code")))
+            }
+            _ => Ok(Self::Executable(path)),
+        }
+    }
+
+    /// Its file's name, which is what people call it unless they say otherwise.
+    pub(crate) fn file_name(&self) -> String {
+        let path = match self {
+            Self::Executable(path) | Self::Sql(path) => path.as_path(),
+            Self::InImage(path) => Path::new(path),
+        };
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+/// An application that is to be submitted.
+pub(crate) struct Order {
+    /// What.
+    pub(crate) program: Program,
+    /// Its arguments.
+    pub(crate) args: Vec<String>,
+    /// With which settings.
+    pub(crate) config: Config,
+    /// What people call it.
+    pub(crate) name: String,
+    /// Whoever has the same key gets the same application.
+    pub(crate) key: Option<String>,
+    /// How long it may run.
+    pub(crate) timeout: Option<Duration>,
+    /// Nobody waits for its end.
+    pub(crate) detach: bool,
+    /// What a signal does.
+    pub(crate) on_signal: OnSignal,
+    /// It is only tried.
+    pub(crate) dry_run: Option<DryRun>,
+    /// How what is said looks.
+    pub(crate) output: Format,
+}
+
+impl Submit {
+    /// Whether the program takes the place of this process.
+    ///
+    /// # Errors
+    /// The command is wrong.
+    pub(crate) fn runs_here(&self) -> Result<bool, Usage> {
+        self.spark.check()?;
+        Ok(self.deploy_mode == DeployMode::Client && self.status.is_none() && self.kill.is_none())
+    }
+
+    /// Runs the program in the place of this process.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn run_here(&self) -> Result<u8, anyhow::Error> {
+        let of_pods = [
+            ("--idempotency-key", self.idempotency_key.is_some()),
+            ("--timeout", self.timeout.is_some()),
+            ("--driver-restarts", self.driver_restarts.is_some()),
+            ("--detach", self.detach),
+            ("--on-signal", self.on_signal.is_some()),
+            ("--dry-run", self.dry_run.is_some()),
+            ("--queue", self.queue.is_some()),
+            ("--output", self.output != Format::Text),
+        ];
+        if let Some((flag, _)) = of_pods.into_iter().find(|(_, given)| *given) {
+            return Err(
+                Usage(format!("use {flag}: it is about drivers that are pods; add --deploy-mode cluster")).into()
+            );
+        }
+        client_mode::run(self.order()?)
+    }
+
+    pub(crate) async fn run(self) -> Result<u8, anyhow::Error> {
+        let (output, connection) = (self.output, self.connection.clone());
+        match (self.status.clone(), self.kill.clone()) {
+            (Some(app), _) => return super::status::Status { app, output, connection }.run().await,
+            (None, Some(app)) => return super::kill::Kill { app, now: false, connection }.run().await,
+            (None, None) => {}
+        }
+        let order = self.order()?;
+        want_kubernetes(&order.config)?;
+        cluster_mode::run(order).await
+    }
+
+    fn order(&self) -> Result<Order, anyhow::Error> {
+        let program = self.program.as_deref().ok_or_else(|| Usage("name a program to run".to_owned()))?;
+        let program = Program::of(program)?;
+        let config = self.config()?;
+        let name = match APP_NAME.value(config.values()) {
+            "" => program.file_name(),
+            name => name.to_owned(),
+        };
+        let usual = if self.idempotency_key.is_some() { OnSignal::Detach } else { OnSignal::Kill };
+        Ok(Order {
+            program,
+            args: self.args.clone(),
+            config,
+            name,
+            key: self.idempotency_key.clone(),
+            timeout: self.timeout,
+            detach: self.detach,
+            on_signal: self.on_signal.unwrap_or(usual),
+            dry_run: self.dry_run,
+            output: self.output,
+        })
+    }
+
+    /// Later wins: file and environment, the file of properties, --conf, flags.
+    fn config(&self) -> Result<Config, anyhow::Error> {
+        let mut config = Config::load()?;
+        if let Some(path) = &self.properties_file {
+            let origin = path.display().to_string();
+            for (key, value) in properties::read(path)? {
+                config.set(&key, &value, &origin)?;
+            }
+        }
+        self.connection.apply(&mut config)?;
+        for (key, value, flag) in self.keys() {
+            config.set(key, &value, flag)?;
+        }
+        Ok(config)
+    }
+
+    /// Flags that are keys.
+    fn keys(&self) -> Vec<(&'static str, String, &'static str)> {
+        let number = |number: Option<u32>| number.map(|number| number.to_string());
+        let flags = [
+            (APP_NAME.key, self.name.clone(), "--name"),
+            (keys::EXECUTOR_CORES.key, number(self.executor_cores), "--executor-cores"),
+            (executor::config::MEMORY.key, self.executor_memory.clone(), "--executor-memory"),
+            (keys::DRIVER_CORES.key, self.driver_cores.clone(), "--driver-cores"),
+            (keys::DRIVER_MEMORY.key, self.driver_memory.clone(), "--driver-memory"),
+            (keys::DRIVER_RESTARTS.key, number(self.driver_restarts), "--driver-restarts"),
+            (keys::QUEUE.key, self.queue.clone(), "--queue"),
+            (keys::IMAGE.key, self.image.clone(), "--image"),
+        ];
+        let executors = number(self.num_executors);
+        let counts = ["allocation.min", "allocation.initial", "allocation.max"];
+        let executors = counts.into_iter().map(|key| (key, executors.clone(), "--num-executors"));
+        flags.into_iter().chain(executors).filter_map(|(key, value, flag)| Some((key, value?, flag))).collect()
+    }
+}
+
+/// Whether a program's executors are pods.
+pub(crate) fn is_kubernetes(config: &Config) -> bool {
+    url_of(config).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        submit: Submit,
+    }
+
+    fn parse(words: &[&str]) -> Submit {
+        let words = std::iter::once("vonk").chain(words.iter().copied());
+        Cli::try_parse_from(words).unwrap().submit
+    }
+
+    #[test]
+    fn flags_after_the_program_are_the_programs() {
+        let submit = parse(&["--deploy-mode", "cluster", "--name", "a", "./pi", "--name", "b", "-x"]);
+        assert_eq!(submit.program.as_deref(), Some("./pi"));
+        assert_eq!(submit.args, ["--name", "b", "-x"]);
+        assert_eq!(submit.name.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_dry_run_is_the_clients_unless_it_says_otherwise() {
+        assert_eq!(parse(&["--dry-run", "pi"]).dry_run, Some(DryRun::Client));
+        assert_eq!(parse(&["--dry-run=server", "pi"]).dry_run, Some(DryRun::Server));
+        assert_eq!(parse(&["pi"]).dry_run, None);
+    }
+
+    #[test]
+    fn sparks_flags_are_keys() {
+        let submit =
+            parse(&["--executor-cores", "4", "--executor-memory", "8g", "--driver-memory", "1g", "--queue", "q", "pi"]);
+        let keys: Vec<_> = submit.keys().into_iter().map(|(key, value, _)| format!("{key}={value}")).collect();
+        assert_eq!(keys, ["executor.cores=4", "executor.memory=8g", "k8s.driver.memory=1g", "k8s.queue=q"]);
+    }
+
+    #[test]
+    fn what_cannot_run_says_why() {
+        assert_eq!(Program::of("a/b.sql"), Ok(Program::Sql("a/b.sql".into())));
+        assert_eq!(Program::of("local:///usr/bin/pi"), Ok(Program::InImage("/usr/bin/pi".into())));
+        assert!(Program::of("local://pi").unwrap_err().to_string().contains("want local:///PATH"));
+        assert!(Program::of("a.jar").unwrap_err().to_string().contains("no JVM"));
+        assert!(Program::of("a.py").unwrap_err().to_string().contains("no Python"));
+        let with_class = parse(&["--class", "a.B", "pi"]);
+        assert!(with_class.runs_here().unwrap_err().to_string().contains("no JVM"));
+    }
+
+    #[test]
+    fn a_key_means_that_somebody_comes_back() {
+        let order = |words: &[&str]| parse(words).order().unwrap().on_signal;
+        assert_eq!(order(&["pi"]), OnSignal::Kill);
+        assert_eq!(order(&["--idempotency-key", "x", "pi"]), OnSignal::Detach);
+        assert_eq!(order(&["--idempotency-key", "x", "--on-signal", "kill", "pi"]), OnSignal::Kill);
+    }
+}
