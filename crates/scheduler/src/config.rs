@@ -9,6 +9,10 @@ pub struct Config {
     pub min_executors: u32,
     /// More executors are never asked for. Default 1.
     pub max_executors: u32,
+    /// So many are asked for at the start, if that is more than the fewest. Default 0.
+    pub initial_executors: u32,
+    /// How the number grows. By default to what tasks could use, at once.
+    pub growth: Option<Growth>,
     /// How many slots an executor that is asked for will have. Default 1.
     pub slots_per_executor: u32,
     /// An executor silent for so long is lost. Default 25 s: five heartbeats.
@@ -47,12 +51,29 @@ pub struct Config {
     pub store_retry: Duration,
     /// How long tasks of a stage wait for the executors that hold its cached partitions. Default 1 s.
     pub locality_wait: Duration,
-    /// An executor that is not wanted, and where nothing ran for so long, is released, unless it holds cached
-    /// partitions. Default 60 s.
+    /// An executor that is not wanted, and where nothing ran for so long, is released. Default 60 s.
     pub idle_timeout: Duration,
+    /// The same for one that holds cached partitions. Default 10 min.
+    pub idle_timeout_cached: Duration,
     /// Switches one rule off, so that a test can prove that it would notice. Never set outside tests.
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
+}
+
+/// How the number of executors grows while tasks wait: by 4, then 8, 16, 32 and no more at a time, as long as short jobs do not
+/// need them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// Tasks wait so long before more executors are asked for.
+    pub after: Duration,
+    /// And so long before still more are.
+    pub every: Duration,
+}
+
+impl Default for Growth {
+    fn default() -> Self {
+        Self { after: Duration::from_millis(500), every: Duration::from_secs(1) }
+    }
 }
 
 impl Default for Config {
@@ -61,6 +82,8 @@ impl Default for Config {
         Self {
             min_executors: 1,
             max_executors: 1,
+            initial_executors: 0,
+            growth: None,
             slots_per_executor: 1,
             heartbeat_timeout: Duration::from_secs(25),
             task_failures: 4,
@@ -80,6 +103,7 @@ impl Default for Config {
             store_retry: Duration::from_secs(1),
             locality_wait: Duration::from_secs(1),
             idle_timeout: MINUTE,
+            idle_timeout_cached: 10 * MINUTE,
             sabotage: None,
         }
     }

@@ -21,6 +21,8 @@ pub(crate) enum Timer {
     Retry(StageId, PartitionId),
     /// A stage is not kept from executors any more.
     Lift(StageId),
+    /// Do tasks still wait for more executors than were asked for?
+    Grow,
 }
 
 impl Scheduler {
@@ -50,6 +52,7 @@ impl Scheduler {
                 Timer::Heartbeat(executor) => self.check_heartbeat(now, executor, actions),
                 Timer::Idle(executor) => self.check_idle(now, executor, actions),
                 Timer::Lift(_) => self.kick = true,
+                Timer::Grow => self.grow(now),
                 Timer::Locality(_) => {
                     // Whoever has a free slot may take tasks that wait behind their holders' slots, too.
                     self.kick = true;

@@ -4,7 +4,25 @@ use model::Timestamp;
 
 use crate::deadlines::Timer;
 use crate::executors::Duty;
-use crate::{Action, Scheduler};
+use crate::{Action, Config, Scheduler};
+
+/// By how many executors the number grows first, and at most.
+const STEPS: (u32, u32) = (4, 32);
+
+/// How many executors may be asked for now.
+#[derive(Debug, Default)]
+pub(crate) struct Ceiling {
+    at: u32,
+    step: u32,
+    /// Its timer runs.
+    rising: bool,
+}
+
+impl Ceiling {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { at: config.initial_executors.max(config.min_executors), step: STEPS.0, rising: false }
+    }
+}
 
 impl Scheduler {
     /// Whether the number of executors may change at all.
@@ -12,8 +30,18 @@ impl Scheduler {
         self.config.min_executors < self.config.max_executors
     }
 
-    /// Enough for every task that runs or waits, and one more for a stage that may not run on any that is there.
+    /// As many as are needed and may be asked for now; before the first job, those of the start.
     pub(crate) fn wanted_executors(&self) -> u32 {
+        let needed = self.needed_executors();
+        let needed = if self.submitted == 0 { needed.max(self.config.initial_executors) } else { needed };
+        match self.config.growth {
+            Some(_) => needed.min(self.ceiling()),
+            None => needed,
+        }
+    }
+
+    /// Enough for every task that runs or waits, and one more for a stage that may not run on any that is there.
+    fn needed_executors(&self) -> u32 {
         let tasks = self.waiting + self.executors.occupying;
         let slots = u64::from(self.config.slots_per_executor.max(1));
         let for_tasks = u32::try_from(tasks.div_ceil(slots)).unwrap_or(u32::MAX);
@@ -23,7 +51,8 @@ impl Scheduler {
     }
 
     /// Asks for as many as are wanted, beside those that drain: a cluster counts these until they are released.
-    pub(crate) fn request_executors(&mut self, actions: &mut Vec<Action>) {
+    pub(crate) fn request_executors(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        self.watch_ceiling(now);
         let most = self.config.max_executors.max(self.config.min_executors);
         let count = (self.wanted_executors() + self.executors.draining).min(most);
         if self.requested != Some(count) {
@@ -32,17 +61,54 @@ impl Scheduler {
         }
     }
 
-    /// An executor where nothing has run for a while is let go if it is one too many and holds nothing.
+    /// What tasks may ask for at once: one executor, and as many as there are.
+    fn ceiling(&self) -> u32 {
+        self.ceiling.at.max(self.executors.serving).max(1)
+    }
+
+    /// Begins to raise the ceiling when it is in the way, and lowers it when it is not.
+    fn watch_ceiling(&mut self, now: Timestamp) {
+        let Some(growth) = self.config.growth else { return };
+        let needed = self.needed_executors();
+        if needed > self.ceiling() {
+            if !self.ceiling.rising {
+                self.ceiling.rising = true;
+                self.timers.insert((now + growth.after, Timer::Grow));
+            }
+        } else if !self.ceiling.rising && self.submitted > 0 {
+            self.ceiling.at = needed;
+            self.ceiling.step = STEPS.0;
+        }
+    }
+
+    /// Raises the ceiling if tasks still wait, and goes on while they do.
+    pub(crate) fn grow(&mut self, now: Timestamp) {
+        let Some(growth) = self.config.growth else { return };
+        let (needed, at) = (self.needed_executors(), self.ceiling());
+        self.ceiling.rising = false;
+        if needed <= at {
+            return;
+        }
+        self.ceiling.at = needed.min(at + self.ceiling.step);
+        self.ceiling.step = (self.ceiling.step * 2).min(STEPS.1);
+        if needed > self.ceiling.at {
+            self.ceiling.rising = true;
+            self.timers.insert((now + growth.every, Timer::Grow));
+        }
+    }
+
+    /// An executor where nothing has run for a while is let go if it is one too many; one with cached partitions after longer.
     pub(crate) fn check_idle(&mut self, now: Timestamp, id: model::ExecutorId, actions: &mut Vec<Action>) {
-        let timeout = self.config.idle_timeout;
         let surplus = self.executors.serving > self.wanted_executors();
         let Some(executor) = self.executors.map.get_mut(&id) else { return };
         executor.idle_armed = false;
         if !executor.live.is_empty() || executor.duty != Duty::Serving {
             return; // armed again when it has nothing to do
         }
+        let holds = !executor.blocks.is_empty();
+        let timeout = if holds { self.config.idle_timeout_cached } else { self.config.idle_timeout };
         let due = executor.idle_since + timeout;
-        if now < due || !surplus || !executor.blocks.is_empty() || executor.reserved.is_some() {
+        if now < due || !surplus || executor.reserved.is_some() {
             executor.idle_armed = true;
             self.timers.insert((if now < due { due } else { now + timeout }, Timer::Idle(id)));
         } else {

@@ -525,14 +525,14 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn drained(&mut self, id: ExecutorId, actions: &mut Vec<Action>) {
+    pub(crate) fn drained(&mut self, now: Timestamp, id: ExecutorId, actions: &mut Vec<Action>) {
         if let Some(executor) = self.executors.map.get(&id)
             && executor.duty != Duty::Released
         {
             self.executors.set_duty(id, Duty::Released);
             self.unplace(id);
             self.kick = true;
-            self.request_executors(actions);
+            self.request_executors(now, actions);
             actions.push(Action::ReleaseExecutor { executor: id });
         }
     }

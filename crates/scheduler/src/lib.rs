@@ -30,8 +30,8 @@ mod scheduler;
 mod stage;
 
 pub use action::Action;
-pub use config::Config;
 #[doc(hidden)]
 pub use config::Sabotage;
+pub use config::{Config, Growth};
 pub use event::Event;
 pub use scheduler::Scheduler;

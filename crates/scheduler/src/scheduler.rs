@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{ExecutorId, Failure, JobId, PartitionId, ShuffleId, StageId, Timestamp};
 
 use crate::deadlines::Timer;
+use crate::demand::Ceiling;
 use crate::executors::Executors;
 use crate::job::Job;
 use crate::outputs::Outputs;
@@ -48,6 +49,8 @@ pub struct Scheduler {
     pub(crate) cluster_waits: Option<String>,
     pub(crate) refused: Option<String>,
     pub(crate) requested: Option<u32>,
+    /// More executors are not asked for yet.
+    pub(crate) ceiling: Ceiling,
 
     /// Jobs whose stages may have to start or stop. Empty between events.
     pub(crate) dirty: BTreeSet<JobId>,
@@ -64,7 +67,8 @@ impl Scheduler {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let executors = Executors { sabotage: config.sabotage, ..Executors::default() };
-        Self { config, executors, ..Self::default() }
+        let ceiling = Ceiling::new(&config);
+        Self { config, executors, ceiling, ..Self::default() }
     }
 
     /// Takes note of what happened and says what to do about it, in order. `now` is the time since the driver began and
@@ -80,7 +84,7 @@ impl Scheduler {
             Event::ExecutorJoined { executor, slots } => self.join(now, executor, slots, out),
             Event::ExecutorLost { executor, cause, why } => self.lose_executor(now, executor, cause, &why, out),
             Event::ExecutorDraining { executor, why } => self.drain(executor, &why, out),
-            Event::ExecutorDrained { executor } => self.drained(executor, out),
+            Event::ExecutorDrained { executor } => self.drained(now, executor, out),
             Event::LinkRestored { executor, holding } => self.relink(now, executor, holding, out),
             Event::HeartbeatHeard { executor } => {
                 self.executors.hear(now, executor);
@@ -127,7 +131,7 @@ impl Scheduler {
             self.check_places(now, actions);
         }
         self.place(now, actions);
-        self.request_executors(actions);
+        self.request_executors(now, actions);
         self.check_usable(now);
     }
 

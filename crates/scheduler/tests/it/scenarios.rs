@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use scheduler::Config;
+use scheduler::{Config, Growth};
 
 use crate::script::{play, play_with};
 
@@ -608,6 +608,37 @@ fn executors_follow_the_demand() {
     drain e2: it is not needed; drain e3: it is not needed; request 3
     request 2; release e3
     remove e3: released
+    ");
+}
+
+/// Half a second after tasks wait: 4 more, then 8 more, then what is needed; those of the start are there before any job.
+#[test]
+fn executors_come_in_growing_steps() {
+    let growth = Some(Growth::default());
+    let config = Config { min_executors: 0, initial_executors: 2, max_executors: 20, growth, ..Config::default() };
+    assert_snapshot!(play_with(config, "begin; job j1: out[18]; wait 500ms; wait 1s; wait 1s; wait 1s; cancel j1; job j2: again[3]"), @r"
+    request 2
+    -
+    request 6
+    request 14
+    request 18
+    -
+    fail j1: cancelled: asked; stop out; request 0
+    request 1
+    ");
+}
+
+/// One that holds cached partitions is kept for ten minutes.
+#[test]
+fn what_is_cached_keeps_an_executor_longer() {
+    let config = Config { min_executors: 0, max_executors: 1, ..Config::default() };
+    assert_snapshot!(play_with(config, "begin; executor e1; job j1: out[1]@7; done out.0 caches 7; wait 61s; wait 540s"), @r"
+    request 0
+    -
+    launch out.0#0 on e1; request 1
+    accept out.0#0; finish j1; request 0
+    -
+    drain e1: it is not needed; request 1
     ");
 }
 
