@@ -360,6 +360,7 @@ fn read_file(on_disk: &OnDisk) -> io::Result<Vec<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use model::WorkingMemory;
     use object_store::memory::InMemory;
 
     use super::*;

@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use model::WorkingMemory;
+
 /// The working pool's part of an executor's memory, in percent (ARCHITECTURE.md, "Memory of an executor").
 const WORKING_PERCENT: u64 = 45;
 
@@ -143,22 +145,21 @@ struct Share {
     peak: AtomicU64,
 }
 
-impl WorkingPool {
-    /// Takes so many bytes more; `false` if the task must spill or do without. Cached partitions are dropped for it.
-    ///
-    /// Up to half of an equal share of the pool per slot it never refuses. Each call takes a lock: take steps, not rows.
-    #[must_use]
-    pub fn try_grow(&self, bytes: u64) -> bool {
+impl WorkingMemory for WorkingPool {
+    /// Cached partitions are dropped for it. Up to half of an equal share of the pool per slot it never refuses. Each call
+    /// takes a lock: take steps, not rows.
+    fn try_grow(&self, bytes: u64) -> bool {
         bytes == 0 || self.share.pool.grow(&self.share, bytes)
     }
 
-    /// Gives so many bytes back, at most what is held.
-    pub fn shrink(&self, bytes: u64) {
+    fn shrink(&self, bytes: u64) {
         if bytes > 0 {
             self.share.pool.shrink(&self.share, bytes);
         }
     }
+}
 
+impl WorkingPool {
     /// Bytes held now.
     #[must_use]
     pub fn used(&self) -> u64 {

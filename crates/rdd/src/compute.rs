@@ -16,7 +16,7 @@ use model::messages::AccumulatorUpdate;
 use model::metrics::TaskMetrics;
 use model::shuffle::{ReadPlan, ReadRange, ReadReport, ShuffleSpec};
 use model::write::StagedFile;
-use model::{AppId, AttemptId, Epoch, ExecutorId, Failure, FailureKind, PartitionId, RddId, ShuffleId};
+use model::{AppId, AttemptId, Epoch, ExecutorId, Failure, FailureKind, PartitionId, RddId, ShuffleId, WorkingMemory};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use shuffle::{HandedOver, Reader, ShuffleRuntime};
@@ -29,15 +29,6 @@ use crate::function::FunctionRef;
 use crate::persist::StorageLevel;
 use crate::shared;
 use crate::stages::{DecodeStage, RunStage};
-
-/// Working memory of an executor, shared by its tasks.
-pub trait WorkingMemory: Send + Sync {
-    /// Takes so many more bytes, or says no: then the caller spills.
-    fn try_grow(&self, bytes: u64) -> bool;
-
-    /// Gives bytes back.
-    fn shrink(&self, bytes: u64);
-}
 
 /// Cached partitions of an executor, as encoded bytes.
 pub trait CachedBlocks: Send + Sync {

@@ -16,9 +16,10 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::{Entry, OccupiedEntry};
+use model::WorkingMemory;
 
 use crate::codec::{self, Data};
-use crate::compute::{SpillSpace, Task, WorkingMemory};
+use crate::compute::{SpillSpace, Task};
 use crate::error::Error;
 use crate::text::Str;
 

@@ -8,15 +8,7 @@ use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
-
-/// Working memory of an executor, as one of its tasks may use it.
-pub trait WorkingMemory: Send + Sync {
-    /// Takes so many more bytes, or says no: then the caller spills.
-    fn try_grow(&self, bytes: u64) -> bool;
-
-    /// Gives bytes back.
-    fn shrink(&self, bytes: u64);
-}
+use model::WorkingMemory;
 
 /// The pool of one task.
 pub(crate) struct TaskPool {

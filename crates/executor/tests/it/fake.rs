@@ -16,7 +16,7 @@ use model::messages::*;
 use model::shuffle::{Codec, RowKind, ShuffleSpec};
 use model::{
     AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Failure, Generation, JobId, PartitionId, RddId, ShuffleId,
-    StageAttempt, StageId,
+    StageAttempt, StageId, WorkingMemory,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
