@@ -62,6 +62,36 @@ fn persisted_rows_outlive_all_executors() {
 }
 
 #[test]
+fn rows_go_from_queries_to_functions_and_back() {
+    for master in ["local[2]", CLUSTER] {
+        assert_eq!(frames(&["bridge"]).master(master).run().succeeded().stdout, expected(), "{master}");
+    }
+    // Whoever dies: a job of either kind can make the stages of the other again.
+    for (at, fault) in [("map", Fault::Kill), ("between", Fault::KillAll), ("reduce", Fault::Kill)] {
+        let tokens = Tokens::default().with(at, fault, 1);
+        let outcome = frames(&["bridge"]).master(CLUSTER).faults(tokens).run().succeeded();
+        assert_eq!(outcome.stdout, expected(), "{at} {fault:?}");
+        assert_eq!(outcome.tokens.fired(), 1, "the fault fired");
+    }
+}
+
+#[test]
+fn lost_rows_between_queries_and_functions_are_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().to_str().unwrap();
+    let run = |more: &[&str]| {
+        let program = frames(&["bridge", "--lose", folder]).master(CLUSTER).store(&format!("file://{folder}"));
+        program.conf(&["shuffle.inline_task_max=0"]).conf(more).run()
+    };
+    let outcome = run(&[]).succeeded();
+    let (lost, sums) = outcome.stdout.split_once('\n').unwrap();
+    assert_ne!(lost, "0 objects are lost");
+    assert_eq!(sums, expected());
+    let control = run(&["stage.max_failures=1"]);
+    assert_ne!(control.code, Some(0), "without a second stage attempt the run must fail");
+}
+
+#[test]
 fn a_function_that_panics_says_where() {
     let tokens = || Tokens::default().with("map", Fault::Panic, 1000);
     for (master, conf) in [(CLUSTER, &[][..]), ("local[2]", &["sql.force_stages=true"])] {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, future, stream};
 use model::ExecutorId;
 use model::backend::ClusterBackend;
@@ -22,10 +23,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::cleanup::Cleaner;
+use crate::commit;
 use crate::config::{DriverConfig, Limits, StoreScope};
 use crate::error::Error;
 use crate::event_loop::{EventLoop, MAILBOX, Message, Parts, Remains};
-use crate::lease::{Holder, give_back};
+use crate::lease::{Holder, destination, give_back};
 use crate::link::Dialer;
 use crate::requests::{Request, Requests};
 use crate::results::{Fetcher, Results};
@@ -168,7 +170,7 @@ impl Driver {
             app: config.app,
             epoch: config.epoch,
             ids: IdSource::default(),
-            parallelism: config.executors.saturating_mul(config.slots).max(1),
+            parallelism: config.allocation.usual().saturating_mul(config.slots).max(1),
             backend,
             requests,
             mailbox,
@@ -275,6 +277,24 @@ impl JobRunner for Driver {
 
     fn run(&self, job: Job) -> JobStream {
         Box::pin(Results::new(job, None, self.fetcher.clone()))
+    }
+
+    fn would_write(&self, target: &WriteTarget) -> BoxFuture<'static, Result<bool, JobError>> {
+        let (url, mode) = (target.destination.clone(), target.mode);
+        let name = format!("write {url}");
+        // Requests want the threads that make them.
+        let looked = self.fetcher.io.spawn(async move {
+            match destination(&url) {
+                Ok(destination) => commit::would_write(&destination, mode).await.map_err(commit::Error::into_failure),
+                Err(failure) => Err(failure),
+            }
+        });
+        async move {
+            let ended = |_| JobError::Ended { why: "its driver could not go on".to_owned() };
+            let failed = |failure| JobError::Failed { name, failure: Box::new(failure), earlier: Vec::new() };
+            looked.await.map_err(ended)?.map_err(failed)
+        }
+        .boxed()
     }
 
     fn write(&self, job: Job, target: WriteTarget) -> JobStream {

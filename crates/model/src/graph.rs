@@ -2,12 +2,15 @@
 //!
 //! [`JobShape`] is all that the scheduler sees of a job: numbers, no rows and no bodies. [`Job`] adds what executors need.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::failure::Failure;
 use crate::ids::{JobId, PartitionId, RddId, ShuffleId, StageId};
+use crate::runner::JobRunner;
 use crate::shuffle::{ReadRange, RowKind};
 
 /// Which ranges of one shuffle each partition of a stage reads.
@@ -153,4 +156,26 @@ impl Job {
     pub fn shape(&self) -> JobShape {
         JobShape { stages: self.stages.iter().map(|s| s.shape.clone()).collect(), wanted: self.wanted.clone() }
     }
+}
+
+/// A shuffle that stages of one kind have written, to stages of the other kind that read it: rows of functions in a query,
+/// rows of a query in functions. It is not released while somebody holds this.
+pub trait Origin: Send + Sync {
+    /// The shuffle.
+    fn shuffle(&self) -> ShuffleId;
+
+    /// Into how many partitions it splits.
+    fn partitions(&self) -> u32;
+
+    /// Adds the stages that can make it again, ancestors first, each before those that read it. Those of shuffles in `seen`
+    /// are there already.
+    ///
+    /// # Errors
+    /// A stage's body cannot be encoded.
+    fn stages(
+        &self,
+        runner: &dyn JobRunner,
+        seen: &mut BTreeSet<ShuffleId>,
+        stages: &mut Vec<Stage>,
+    ) -> Result<(), Failure>;
 }

@@ -19,6 +19,12 @@ pub const SHUFFLES: &str = "shuffle/v1";
 /// then: its age is the time since its last use.
 pub const PROGRAMS: &str = "programs";
 
+/// An executable or file, by the SHA-256 of its bytes in hex.
+#[must_use]
+pub fn program(hash: &str) -> String {
+    format!("{PROGRAMS}/{hash}")
+}
+
 /// Where event logs lie, a folder for each application.
 pub const HISTORY: &str = "history";
 

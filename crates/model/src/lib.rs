@@ -10,6 +10,7 @@ pub mod failure;
 pub mod graph;
 pub mod ids;
 pub mod keys;
+pub mod memory;
 pub mod messages;
 pub mod metrics;
 pub mod runner;
@@ -24,5 +25,6 @@ pub use ids::{
     AccumulatorId, AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Generation, JobId, MapId, PartitionId, RddId,
     ShuffleId, StageAttempt, StageId,
 };
+pub use memory::WorkingMemory;
 pub use runner::JobRunner;
 pub use time::Timestamp;

@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_core::Stream;
+use futures_core::future::BoxFuture;
 
 use crate::failure::Failure;
 use crate::graph::Job;
@@ -88,6 +89,13 @@ pub trait JobRunner: Send + Sync {
 
     /// Starts a job. Nothing happens before the stream is first polled, but submission order is kept per thread.
     fn run(&self, job: Job) -> JobStream;
+
+    /// Looks whether a write would be made, before anything is computed for it: `false` if its mode ignores what is there.
+    /// [`JobRunner::write`] looks again.
+    ///
+    /// # Errors
+    /// The mode refuses what is there, or nobody can look.
+    fn would_write(&self, target: &WriteTarget) -> BoxFuture<'static, Result<bool, JobError>>;
 
     /// Runs a job whose last stage writes, and commits its files: they appear exactly once, and all at once. Gives what
     /// accumulators received, then [`JobItem::Written`].

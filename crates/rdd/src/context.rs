@@ -10,6 +10,7 @@ use futures::StreamExt;
 use model::graph::{Job, Stage};
 use model::runner::{JobError, JobItem, JobStream};
 use model::setting::Values;
+use model::shuffle::PartitionSize;
 use model::write::{WriteReport, WriteTarget};
 use model::{AccumulatorId, JobId, JobRunner, PartitionId};
 use object_store::ObjectStore;
@@ -181,6 +182,21 @@ impl RddContext {
             // Its last stage gives results.
             JobItem::Accumulated(_) | JobItem::Shuffled { .. } | JobItem::Written(_) => Ok(ControlFlow::Continue(())),
         })
+    }
+
+    /// Runs a job that ends with a shuffle, and says how much is in each partition.
+    ///
+    /// # Errors
+    /// When the job does not succeed.
+    pub(crate) fn shuffle(&self, job: Job) -> Result<Vec<PartitionSize>, Error> {
+        let mut shuffled = Vec::new();
+        self.drive(self.0.runner.run(job), |item| {
+            if let JobItem::Shuffled { sizes, .. } = item {
+                shuffled = sizes;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(shuffled)
     }
 
     /// Runs a job that writes, and says what it wrote.

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
-use model::graph::{Body, BodyKind, Inputs, Output, Ranges, Stage, StageRead, StageShape};
-use model::shuffle::{ReadRange, RowKind};
-use model::{JobRunner, PartitionId, RddId, ShuffleId};
+use model::graph::{Body, BodyKind, Inputs, Origin, Output, Ranges, Stage, StageRead, StageShape};
+use model::shuffle::{PartitionSize, ReadRange, RowKind};
+use model::{Failure, JobRunner, PartitionId, RddId, ShuffleId};
 use serde::Serialize;
 use shuffle::Member;
 
@@ -59,6 +60,11 @@ pub trait Action<T>: Clone + Send + Sync + 'static {
 pub trait MapSide<T>: Clone + Send + Sync + 'static {
     /// One record of the shuffle, for error messages.
     type Record;
+
+    /// What the shuffle holds.
+    fn rows(&self) -> RowKind {
+        RowKind::Records { type_name: type_name::<Self::Record>().to_owned() }
+    }
 
     /// Writes its functions.
     ///
@@ -126,6 +132,15 @@ impl ShuffleWriter {
     pub fn write_encoded(&mut self, partition: u32, record: &[u8]) -> Result<(), Error> {
         self.rows += 1;
         Ok(self.member.write_record(partition, record)?)
+    }
+
+    /// Writes rows as Arrow has them, all into one partition, to a shuffle whose rows are of their schema.
+    ///
+    /// # Errors
+    /// When they cannot be stored.
+    pub fn write_batch(&mut self, partition: u32, batch: &RecordBatch) -> Result<(), Error> {
+        self.rows += batch.num_rows() as u64;
+        Ok(self.member.write_batch(batch, &vec![partition; batch.num_rows()])?)
     }
 }
 
@@ -247,7 +262,21 @@ pub struct ShuffleDependency {
     shuffle: ShuffleId,
     partitions: u32,
     label: Label,
-    record: &'static str,
+    made: Made,
+}
+
+/// What makes a shuffle.
+enum Made {
+    /// A stage of functions.
+    Here(Written),
+    /// Stages of a query.
+    Elsewhere(Arc<dyn Origin>),
+}
+
+/// The stage of functions that writes a shuffle, which goes when this does.
+struct Written {
+    shuffle: ShuffleId,
+    rows: RowKind,
     stage: Arc<dyn Cuttable>,
     body: OnceLock<Bytes>,
     runner: Arc<dyn JobRunner>,
@@ -262,16 +291,19 @@ impl ShuffleDependency {
         partitions: u32,
         label: Label,
     ) -> Arc<Self> {
+        let (shuffle, rows) = (context.runner().ids().shuffle(), write.rows());
         let end = MapEnd(write, PhantomData::<fn() -> C::Item>);
-        Arc::new(Self {
-            shuffle: context.runner().ids().shuffle(),
-            partitions,
-            label,
-            record: type_name::<W::Record>(),
-            stage: Arc::new(Cut { chain, end, stage: PhantomData::<fn() -> MapStage<C, W>> }),
-            body: OnceLock::new(),
-            runner: Arc::clone(context.runner()),
-        })
+        let stage = Arc::new(Cut { chain, end, stage: PhantomData::<fn() -> MapStage<C, W>> });
+        let runner = Arc::clone(context.runner());
+        let made = Made::Here(Written { shuffle, rows, stage, body: OnceLock::new(), runner });
+        Arc::new(Self { shuffle, partitions, label, made })
+    }
+
+    /// A shuffle that stages of a query have written.
+    #[must_use]
+    pub fn of_query(origin: Arc<dyn Origin>, label: Label) -> Arc<Self> {
+        let (shuffle, partitions) = (origin.shuffle(), origin.partitions());
+        Arc::new(Self { shuffle, partitions, label, made: Made::Elsewhere(origin) })
     }
 
     /// The shuffle.
@@ -287,10 +319,58 @@ impl ShuffleDependency {
     }
 
     pub(crate) fn describe(&self, lineage: &mut Lineage) {
-        lineage.operation(self.label, self.stage.partitions());
-        self.stage.lineage(lineage);
+        match &self.made {
+            Made::Here(written) => {
+                lineage.operation(self.label, written.stage.partitions());
+                written.stage.lineage(lineage);
+            }
+            Made::Elsewhere(_) => lineage.operation(self.label, self.partitions),
+        }
     }
 
+    /// The shuffles that the stage of this one reads.
+    fn parents(&self) -> Vec<Arc<Self>> {
+        match &self.made {
+            Made::Here(written) => ancestors(&*written.stage).0,
+            Made::Elsewhere(_) => Vec::new(),
+        }
+    }
+
+    /// Runs the stages that write it, as far as they have not run. Blocks.
+    ///
+    /// # Errors
+    /// The job does not succeed.
+    pub fn run(self: &Arc<Self>, context: &RddContext) -> Result<Vec<PartitionSize>, Error> {
+        let mut stages = Vec::new();
+        add_stages(vec![Arc::clone(self)], &**context.runner(), &mut BTreeSet::new(), &mut stages)?;
+        let maps = stages.last().map_or(0, |stage| stage.shape.partitions);
+        context.shuffle(context.job(self.label, stages, (0..maps).map(PartitionId).collect()))
+    }
+}
+
+/// A shuffle of functions, to a query that reads it.
+pub struct FunctionOrigin(pub Arc<ShuffleDependency>);
+
+impl Origin for FunctionOrigin {
+    fn shuffle(&self) -> ShuffleId {
+        self.0.shuffle
+    }
+
+    fn partitions(&self) -> u32 {
+        self.0.partitions
+    }
+
+    fn stages(
+        &self,
+        runner: &dyn JobRunner,
+        seen: &mut BTreeSet<ShuffleId>,
+        stages: &mut Vec<Stage>,
+    ) -> Result<(), Failure> {
+        add_stages(vec![Arc::clone(&self.0)], runner, seen, stages).map_err(Error::into_failure)
+    }
+}
+
+impl Written {
     /// Encoded once: every job whose lineage has the shuffle brings it again.
     fn body(&self) -> Result<Bytes, Error> {
         if let Some(body) = self.body.get() {
@@ -301,7 +381,7 @@ impl ShuffleDependency {
     }
 }
 
-impl Drop for ShuffleDependency {
+impl Drop for Written {
     fn drop(&mut self) {
         self.runner.release_shuffle(self.shuffle);
     }
@@ -335,23 +415,41 @@ pub(crate) fn cut<C: Chain, A: Action<C::Item>>(
     let last: Arc<dyn Cuttable> = Arc::new(Cut { chain, end, stage: PhantomData::<fn() -> ResultStage<C, A>> });
     let (dependencies, cached) = ancestors(&*last);
 
-    let mut stages = Vec::new();
-    for dependency in in_order(dependencies.clone()) {
-        let (dependencies, cached) = ancestors(&*dependency.stage);
-        stages.push(stage(
-            context,
-            &dependency.stage,
-            dependency.body()?,
-            dependency.label,
-            Output::Shuffle { shuffle: dependency.shuffle, partitions: dependency.partitions },
-            Some(RowKind::Records { type_name: dependency.record.to_owned() }),
-            [dependencies, vec![Arc::clone(&dependency)]].concat(),
-            cached,
-        ));
-    }
+    let (mut stages, mut seen) = (Vec::new(), BTreeSet::new());
+    let runner = &**context.runner();
+    add_stages(dependencies.clone(), runner, &mut seen, &mut stages)?;
     let body = last.body()?;
-    stages.push(stage(context, &last, body, label, output, None, dependencies, cached));
+    stages.push(stage(runner, &last, body, label, output, None, dependencies, cached));
     Ok(stages)
+}
+
+/// Adds the stages of these shuffles and of all that they descend from, ancestors first, but for those seen before.
+fn add_stages(
+    roots: Vec<Arc<ShuffleDependency>>,
+    runner: &dyn JobRunner,
+    seen: &mut BTreeSet<ShuffleId>,
+    stages: &mut Vec<Stage>,
+) -> Result<(), Error> {
+    for dependency in in_order(roots) {
+        match &dependency.made {
+            Made::Elsewhere(origin) => origin.stages(runner, seen, stages)?,
+            Made::Here(written) if seen.insert(dependency.shuffle) => {
+                let (dependencies, cached) = ancestors(&*written.stage);
+                stages.push(stage(
+                    runner,
+                    &written.stage,
+                    written.body()?,
+                    dependency.label,
+                    Output::Shuffle { shuffle: dependency.shuffle, partitions: dependency.partitions },
+                    Some(written.rows.clone()),
+                    [dependencies, vec![Arc::clone(&dependency)]].concat(),
+                    cached,
+                ));
+            }
+            Made::Here(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Every shuffle that a stage reads, once, and the persisted datasets that it uses.
@@ -375,7 +473,7 @@ fn in_order(roots: Vec<Arc<ShuffleDependency>>) -> Vec<Arc<ShuffleDependency>> {
             order.push(dependency);
         } else if let std::collections::hash_map::Entry::Vacant(new) = done.entry(dependency.shuffle) {
             new.insert(false);
-            let (parents, _) = ancestors(&*dependency.stage);
+            let parents = dependency.parents();
             stack.push((dependency, true));
             stack.extend(parents.into_iter().rev().map(|parent| (parent, false)));
         }
@@ -388,7 +486,7 @@ fn in_order(roots: Vec<Arc<ShuffleDependency>>) -> Vec<Arc<ShuffleDependency>> {
     reason = "one call for each of the two kinds of stage; a struct would only rename them"
 )]
 fn stage(
-    context: &RddContext,
+    runner: &dyn JobRunner,
     stage: &Arc<dyn Cuttable>,
     body: Bytes,
     label: Label,
@@ -401,7 +499,7 @@ fn stage(
     Stage {
         name: label.to_string(),
         shape: StageShape {
-            id: context.runner().ids().stage(),
+            id: runner.ids().stage(),
             partitions,
             reads: reads(&**stage, partitions, &dependencies),
             output,

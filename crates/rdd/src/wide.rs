@@ -10,6 +10,7 @@ use std::hash::Hash;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use model::ShuffleId;
 use model::shuffle::ReadRange;
 use serde::de::DeserializeOwned;
@@ -90,6 +91,53 @@ impl ShuffleSource {
     pub fn records<'a, R: DeserializeOwned>(&self, task: &'a Task, partition: u32) -> Result<Records<'a, R>, Error> {
         let reader = Some(task.read(self.shuffle, partition, partition + 1)?);
         Ok(Records { task, reader, ready: Vec::new() })
+    }
+
+    /// The rows of a partition as Arrow has them, if that is how they were shuffled.
+    ///
+    /// # Errors
+    /// When the driver has not planned the read: a defect.
+    pub fn batches<'a>(&self, task: &'a Task, partition: u32) -> Result<Batches<'a>, Error> {
+        Ok(Batches { task, reader: Some(task.read(self.shuffle, partition, partition + 1)?) })
+    }
+}
+
+/// The batches of a partition of a shuffle. What was read is reported at the end, or as incomplete when dropped.
+pub struct Batches<'a> {
+    task: &'a Task,
+    /// Gone at the end.
+    reader: Option<Reader>,
+}
+
+impl Iterator for Batches<'_> {
+    type Item = RecordBatch;
+
+    fn next(&mut self) -> Option<RecordBatch> {
+        let reader = self.reader.as_mut()?;
+        if self.task.ended() {
+            return None;
+        }
+        match reader.next_block() {
+            Ok(Some(block)) => return Some(block.batch()),
+            Ok(None) => {}
+            Err(error) => self.task.fail(error),
+        }
+        self.report();
+        None
+    }
+}
+
+impl Batches<'_> {
+    fn report(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.task.report_read(reader.report());
+        }
+    }
+}
+
+impl Drop for Batches<'_> {
+    fn drop(&mut self) {
+        self.report();
     }
 }
 

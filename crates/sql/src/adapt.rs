@@ -17,6 +17,7 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning, replace_children_if_necessary};
 
+use crate::planner::leaves;
 use crate::read::{ShuffleReadExec, downcast};
 use crate::route::each_partition_alone;
 
@@ -183,8 +184,8 @@ fn is_divided(leaf: &Arc<dyn ExecutionPlan>) -> bool {
 
 /// Which ranges become partitions; none if the partitions stay as they are.
 fn groups(plan: &Arc<dyn ExecutionPlan>, limits: &Limits) -> Option<Arc<[(u32, u32)]>> {
-    let mut leaves = Vec::new();
-    divided_leaves(plan, &mut leaves)?;
+    let mut leaves = leaves(plan);
+    leaves.retain(is_divided);
     let width = leaves.first()?.output_partitioning().partition_count();
     if plan.output_partitioning().partition_count() != width {
         return None; // a union adds its branches up
@@ -215,16 +216,4 @@ fn groups(plan: &Arc<dyn ExecutionPlan>, limits: &Limits) -> Option<Arc<[(u32, u
         }
     }
     (groups.len() < width).then(|| groups.into())
-}
-
-/// Leaves with several partitions; none if one of them is no shuffle.
-fn divided_leaves(plan: &Arc<dyn ExecutionPlan>, leaves: &mut Vec<Arc<dyn ExecutionPlan>>) -> Option<()> {
-    if plan.children().is_empty() {
-        if is_divided(plan) {
-            downcast::<ShuffleReadExec>(plan)?;
-            leaves.push(Arc::clone(plan));
-        }
-        return Some(());
-    }
-    plan.children().into_iter().try_for_each(|child| divided_leaves(child, leaves))
 }

@@ -16,7 +16,7 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::explain::ExplainExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties, displayable,
 };
 use model::metrics::TaskMetrics;
 
@@ -39,7 +39,7 @@ pub(crate) fn stages(plan: &Arc<dyn ExecutionPlan>) -> String {
     let mut text = String::new();
     let mut depth = 0;
     for node in top.nodes() {
-        line(&mut text, depth, "", node);
+        line(&mut text, depth, node);
         depth += 1;
     }
     let mut next = 1;
@@ -52,7 +52,7 @@ pub(crate) fn stages(plan: &Arc<dyn ExecutionPlan>) -> String {
 
 fn fragment(plan: &Arc<dyn ExecutionPlan>, depth: usize, next: &mut u32, text: &mut String) {
     let Some(exchange) = cut::exchange(plan) else {
-        line(text, depth, "", plan);
+        line(text, depth, plan);
         plan.children().into_iter().for_each(|child| fragment(child, depth + 1, next, text));
         return;
     };
@@ -75,14 +75,8 @@ fn into(partitioning: &Partitioning) -> String {
     }
 }
 
-fn line(text: &mut String, depth: usize, mark: &str, node: &Arc<dyn ExecutionPlan>) {
-    struct One<'a>(&'a Arc<dyn ExecutionPlan>);
-    impl std::fmt::Display for One<'_> {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            self.0.fmt_as(DisplayFormatType::Default, f)
-        }
-    }
-    let _ = writeln!(text, "{:2$}{mark}{}", "", One(node), depth * 2);
+fn line(text: &mut String, depth: usize, node: &Arc<dyn ExecutionPlan>) {
+    let _ = write!(text, "{:1$}{2}", "", depth * 2, displayable(node.as_ref()).one_line());
 }
 
 /// Runs a query for what can be measured of it: `EXPLAIN ANALYZE`.

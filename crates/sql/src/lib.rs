@@ -7,6 +7,7 @@
 mod adapt;
 pub mod config;
 mod cut;
+mod dialect;
 mod error;
 mod explain;
 mod fragment;
@@ -31,10 +32,10 @@ mod task;
 mod write;
 
 pub use datafusion;
+pub use dialect::plan;
 pub use error::Error;
 pub use functions::{Carrier, Function, FunctionKind, NoFunctions};
-pub use memory::WorkingMemory;
-pub use persist::persist;
+pub use persist::{persist, read_shuffle, shuffled};
 pub use session::{SessionParts, session};
 pub use sink::Mode;
 pub use spill::SpillSpace;

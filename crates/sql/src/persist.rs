@@ -9,13 +9,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Result, project_schema};
+use datafusion::common::{Result, internal_err, project_schema};
 use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use datafusion::prelude::SessionContext;
+use model::graph::Origin;
+use model::shuffle::PartitionSize;
 
 use crate::cut::Exchange;
 use crate::query::{QueryExec, run_exchange, run_exchanges};
@@ -30,14 +32,57 @@ use crate::stage::Shuffle;
 pub async fn persist(session: &SessionContext, frame: DataFrame) -> Result<DataFrame> {
     let plan = frame.clone().create_physical_plan().await?;
     let Some(query) = downcast::<QueryExec>(&plan) else { return frame.cache().await };
+    let (shuffle, equal) = compute(query).await?;
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    session.read_table(Arc::new(Persisted { shuffle, schema, equal }))
+}
+
+/// Computes a DataFrame into a shuffle, for functions to read. Its rows are Arrow's, of the schema that comes with it.
+///
+/// # Errors
+/// The query fails.
+pub async fn shuffled(frame: DataFrame) -> Result<(Arc<dyn Origin>, SchemaRef)> {
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    let plan = in_stages(frame.clone()).await?;
+    if let Some(query) = downcast::<QueryExec>(&plan) {
+        return Ok((compute(query).await?.0, schema));
+    }
+    // Its rows come from where only this process can read.
+    let plan = in_stages(frame.cache().await?).await?;
+    let Some(query) = downcast::<QueryExec>(&plan) else { return internal_err!("a table in memory was not divided") };
+    Ok((compute(query).await?.0, schema))
+}
+
+async fn in_stages(frame: DataFrame) -> Result<Arc<dyn ExecutionPlan>> {
+    let (mut state, plan) = frame.into_parts();
+    state.config_mut().set_extension(Arc::new(InStages));
+    state.create_physical_plan(&plan).await
+}
+
+/// A DataFrame of rows that functions have shuffled, as rows of Arrow.
+///
+/// # Errors
+/// The session refuses the table.
+pub fn read_shuffle(
+    session: &SessionContext,
+    origin: Arc<dyn Origin>,
+    sizes: Vec<PartitionSize>,
+    schema: SchemaRef,
+) -> Result<DataFrame> {
+    let shuffle = Arc::new(Shuffle::of_functions(origin, sizes));
+    session.read_table(Arc::new(Persisted { shuffle, schema, equal: EqualColumns::default() }))
+}
+
+/// Asks the planner to cut a plan into stages if it can, whatever the session does, even if it reads nothing.
+pub(crate) struct InStages;
+
+async fn compute(query: &QueryExec) -> Result<(Arc<Shuffle>, EqualColumns)> {
     let (cluster, config) = query.parts();
     let plan = run_exchanges(cluster, Arc::clone(query.plan()), config, &mut Vec::new()).await?;
     let width = plan.output_partitioning().partition_count();
     let exchange = Exchange::new(plan, Partitioning::RoundRobinBatch(width));
     let (exchange, shuffle, _) = run_exchange(cluster, exchange, config).await?;
-    let schema = Arc::new(frame.schema().as_arrow().clone());
-    let equal = EqualColumns::of(&exchange.input);
-    session.read_table(Arc::new(Persisted { shuffle, schema, equal }))
+    Ok((shuffle, EqualColumns::of(&exchange.input)))
 }
 
 /// A table of rows that were shuffled.

@@ -20,6 +20,7 @@ use model::JobRunner;
 use crate::adapt::Limits;
 use crate::explain::{AnalyzeExec, explained};
 use crate::functions::Carrier;
+use crate::persist::InStages;
 use crate::query::{Cluster, QueryExec};
 use crate::read::{ShuffleReadExec, downcast};
 use crate::scan::{Content, content};
@@ -87,41 +88,37 @@ impl QueryPlanner for ClusterPlanner {
         }
         let mut plan = planner.create_physical_plan(logical, session).await?;
         let writes = downcast::<DataSinkExec>(&plan).is_some_and(|sink| write::files(sink).is_ok());
-        let state = session.as_any().downcast_ref::<SessionState>();
-        if !self.stages {
-            if !writes {
-                return Ok(plan);
-            }
-            // Files are committed by the driver, so that this plan is cut into stages all the same.
-            if let Some(state) = state {
-                let mut config = state.config().clone();
-                one_process_no_more(config.options_mut());
-                plan = planner.create_physical_plan(logical, &with_config(state, config)).await?;
-            }
-        }
-        if writes {
-            return Ok(Arc::new(WriteExec::new(
-                Arc::clone(&self.cluster),
-                cut::distribute(plan)?,
-                session.config().clone(),
-            )?));
-        }
-        if !reads_anything(&plan) {
+        let leaves = leaves(&plan);
+        let wanted = session.config().get_extension::<InStages>().is_some();
+        let must = writes
+            || wanted && divisible(&leaves)
+            || leaves.iter().any(|leaf| downcast::<ShuffleReadExec>(leaf).is_some());
+        if !must && !(self.stages && read_anything(&leaves)) {
             return Ok(plan); // nothing that another process could help with
         }
         let limits = &self.cluster.limits;
         let slots = limits.slots.max(1);
-        let wanted = usize::try_from(input_bytes(&plan) / limits.partition.max(1)).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(input_bytes(&leaves) / limits.partition.max(1)).unwrap_or(usize::MAX);
         let width = wanted.clamp(slots, slots * PARTITIONS_PER_SLOT);
-        let plan = match state {
-            Some(state) if self.sized && width > state.config().target_partitions() => {
-                let config = state.config().clone().with_target_partitions(width);
-                planner.create_physical_plan(logical, &with_config(state, config)).await?
+        let wider = self.sized && width > session.config().target_partitions();
+        if let Some(state) = session.as_any().downcast_ref::<SessionState>()
+            && (wider || !self.stages)
+        {
+            let mut config = state.config().clone();
+            if wider {
+                config = config.with_target_partitions(width);
             }
-            _ => plan,
-        };
+            // Files are committed by the driver, so that a plan that writes is cut into stages whatever runs them.
+            one_process_no_more(config.options_mut());
+            plan = planner.create_physical_plan(logical, &with_config(state, config)).await?;
+        }
+        let (cluster, config) = (Arc::clone(&self.cluster), session.config().clone());
         let plan = cut::distribute(plan)?;
-        Ok(Arc::new(QueryExec::new(Arc::clone(&self.cluster), plan, session.config().clone())))
+        Ok(if writes {
+            Arc::new(WriteExec::new(cluster, plan, config)?)
+        } else {
+            Arc::new(QueryExec::new(cluster, plan, config))
+        })
     }
 }
 
@@ -129,17 +126,20 @@ fn with_config(state: &SessionState, config: SessionConfig) -> SessionState {
     SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
 }
 
-/// Whether a plan reads tables whose content can be divided among tasks.
-fn reads_anything(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let mut leaves = Vec::new();
-    collect_leaves(plan, &mut leaves);
+/// Whether tables are read whose content can be divided among tasks.
+fn read_anything(leaves: &[Arc<dyn ExecutionPlan>]) -> bool {
     leaves.iter().any(|leaf| match content(leaf) {
         None => downcast::<ShuffleReadExec>(leaf).is_some(),
         Some(Content::Files(_)) => true,
         Some(Content::Rows(rows)) => {
             rows.partitions().iter().flatten().map(|batch| batch.num_rows()).sum::<usize>() > 0
         }
-    }) && leaves.iter().all(|leaf| route::is_input(leaf) || is_value(leaf))
+    }) && divisible(leaves)
+}
+
+/// Whether every leaf can be divided among tasks, or made by each.
+fn divisible(leaves: &[Arc<dyn ExecutionPlan>]) -> bool {
+    leaves.iter().all(|leaf| route::is_input(leaf) || is_value(leaf))
 }
 
 /// Leaves that every executor can make for itself.
@@ -147,18 +147,17 @@ fn is_value(leaf: &Arc<dyn ExecutionPlan>) -> bool {
     matches!(leaf.name(), "EmptyExec" | "PlaceholderRowExec") && leaf.output_partitioning().partition_count() == 1
 }
 
-fn collect_leaves(plan: &Arc<dyn ExecutionPlan>, leaves: &mut Vec<Arc<dyn ExecutionPlan>>) {
+/// The leaves of a plan, from left to right.
+pub(crate) fn leaves(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn ExecutionPlan>> {
     let children = plan.children();
     if children.is_empty() {
-        leaves.push(Arc::clone(plan));
+        return vec![Arc::clone(plan)];
     }
-    children.into_iter().for_each(|child| collect_leaves(child, leaves));
+    children.into_iter().flat_map(leaves).collect()
 }
 
-/// Bytes of all files that a plan reads.
-fn input_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let mut leaves = Vec::new();
-    collect_leaves(plan, &mut leaves);
+/// Bytes of all files that are read.
+fn input_bytes(leaves: &[Arc<dyn ExecutionPlan>]) -> u64 {
     let files = leaves.iter().filter_map(|leaf| match content(leaf)? {
         Content::Files(files) => {
             Some(files.file_groups.iter().flat_map(|group| group.iter()).map(|file| file.effective_size()).sum::<u64>())

@@ -19,7 +19,7 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, TryStreamExt};
 use model::JobRunner;
-use model::ids::ShuffleId;
+use model::graph::Output;
 use model::metrics::TaskMetrics;
 use model::runner::JobItem;
 
@@ -127,10 +127,9 @@ async fn run(
     let (top, mut plan) = cut::peel(plan);
     loop {
         plan = run_exchanges(&cluster, plan, &config, &mut Vec::new()).await?;
-        let end = End::Result;
         let name = name::stage(&plan);
-        let stage = StageTemplate::new(name.clone(), &plan, &end, &config, &cluster.carrier)?;
-        let job = stage.job(&*cluster.runner, format!("query: {name}"), None, &end, ShuffleId(0));
+        let stage = StageTemplate::new(name.clone(), &plan, &End::Result, &config, &cluster.carrier)?;
+        let job = stage.job(&*cluster.runner, format!("query: {name}"), Output::Result)?;
         let mut jobs = cluster.runner.run(job).peekable();
         // As long as nobody has seen a row, the stage may still be run in another way.
         if let Some(Err(error)) = Pin::new(&mut jobs).peek().await
@@ -231,10 +230,12 @@ pub(crate) async fn run_exchange(
     let input = Arc::clone(&exchange.input);
     let input = if cluster.adaptive { adapt::coalesce(input, &cluster.limits)? } else { input };
     let end = End::Shuffle(exchange.partitioning.clone());
+    let partitions = u32::try_from(exchange.partitioning.partition_count()).unwrap_or(u32::MAX);
     let name = name::stage(&input);
     let stage = StageTemplate::new(name.clone(), &input, &end, config, &cluster.carrier)?;
     let id = Released::new(&cluster.runner);
-    let job = stage.job(&*cluster.runner, format!("query: {name}"), None, &end, id.id());
+    let output = Output::Shuffle { shuffle: id.id(), partitions };
+    let job = stage.job(&*cluster.runner, format!("query: {name}"), output)?;
     let mut jobs = cluster.runner.run(job);
     let (mut sizes, mut metrics) = (Vec::new(), TaskMetrics::default());
     while let Some(item) = jobs.next().await {

@@ -20,7 +20,7 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::StreamExt;
-use model::ids::ShuffleId;
+use model::graph::Output;
 use model::runner::JobItem;
 use model::write::{WriteId, WriteMode, WriteTarget};
 
@@ -131,23 +131,26 @@ async fn run(
     config: &SessionConfig,
 ) -> Result<u64> {
     let Some(root) = downcast::<DataSinkExec>(sink) else { return internal_err!("a write without a sink") };
+    let runner = &cluster.runner;
+    let job = runner.ids().job();
+    let write = WriteId { app: runner.app(), epoch: runner.epoch(), job };
+    let target = WriteTarget { destination: destination.clone(), mode, write };
+    if !runner.would_write(&target).await.map_err(wrap_job)? {
+        return Ok(0);
+    }
     // Each partition writes files of its own: gathering them would only take time. A merge keeps an order, and stays.
     let input = match downcast::<CoalescePartitionsExec>(root.input()) {
         Some(gathered) if gathered.fetch().is_none() => gathered.input(),
         _ => root.input(),
     };
     let plan = run_exchanges(cluster, Arc::clone(input), config, &mut Vec::new()).await?;
-    let runner = &cluster.runner;
-    let job = runner.ids().job();
-    let write = WriteId { app: runner.app(), epoch: runner.epoch(), job };
     let end = End::Write {
         sink: Arc::clone(sink),
         destination: Destination { write: write.to_string(), url: destination.clone() },
     };
     let stage = StageTemplate::new(format!("{}, write", name::stage(&plan)), &plan, &end, config, &cluster.carrier)?;
-    let mut work = stage.job(&**runner, format!("write {destination}"), None, &end, ShuffleId(0));
+    let mut work = stage.job(&**runner, format!("write {destination}"), Output::Write)?;
     work.id = job;
-    let target = WriteTarget { destination, mode, write };
     let mut items = runner.write(work, target);
     let mut rows = 0;
     while let Some(item) = items.next().await {

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::config::SessionConfig;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
-use model::JobRunner;
-use model::graph::{Body, BodyKind, Inputs, Job, Output, Ranges, Stage, StageRead, StageShape};
+use model::graph::{Body, BodyKind, Inputs, Job, Origin, Output, Ranges, Stage, StageRead, StageShape};
 use model::ids::{PartitionId, ShuffleId};
 use model::shuffle::{PartitionSize, ReadRange, RowKind};
+use model::{Failure, JobRunner};
 use prost::Message;
 
 use crate::error::Error;
@@ -27,9 +27,16 @@ use crate::scan::{self, ScanExec};
 
 /// A shuffle that has run. When nothing reads it any more, its objects go.
 pub(crate) struct Shuffle {
-    id: Released,
     sizes: Vec<PartitionSize>,
-    stage: StageTemplate,
+    made: Made,
+}
+
+/// What can make a shuffle again.
+enum Made {
+    /// A stage of a query.
+    Here { id: Released, stage: StageTemplate },
+    /// Stages of functions.
+    Elsewhere(Arc<dyn Origin>),
 }
 
 /// The id of a shuffle, released when it is dropped: the query has ended, however it did.
@@ -57,11 +64,19 @@ impl Drop for Released {
 
 impl Shuffle {
     pub(crate) fn new(id: Released, sizes: Vec<PartitionSize>, stage: StageTemplate) -> Self {
-        Self { id, sizes, stage }
+        Self { sizes, made: Made::Here { id, stage } }
+    }
+
+    /// One that functions have written, as rows of Arrow.
+    pub(crate) fn of_functions(origin: Arc<dyn Origin>, sizes: Vec<PartitionSize>) -> Self {
+        Self { sizes, made: Made::Elsewhere(origin) }
     }
 
     pub(crate) fn id(&self) -> ShuffleId {
-        self.id.id
+        match &self.made {
+            Made::Here { id, .. } => id.id,
+            Made::Elsewhere(origin) => origin.shuffle(),
+        }
     }
 
     pub(crate) fn partitions(&self) -> u32 {
@@ -70,6 +85,33 @@ impl Shuffle {
 
     pub(crate) fn sizes(&self) -> &[PartitionSize] {
         &self.sizes
+    }
+}
+
+impl Origin for Shuffle {
+    fn shuffle(&self) -> ShuffleId {
+        self.id()
+    }
+
+    fn partitions(&self) -> u32 {
+        Self::partitions(self)
+    }
+
+    fn stages(
+        &self,
+        runner: &dyn JobRunner,
+        seen: &mut BTreeSet<ShuffleId>,
+        stages: &mut Vec<Stage>,
+    ) -> Result<(), Failure> {
+        match &self.made {
+            Made::Elsewhere(origin) => origin.stages(runner, seen, stages),
+            Made::Here { id, stage } if seen.insert(id.id) => {
+                stage.ancestors(runner, seen, stages)?;
+                stages.push(stage.stage(runner, Output::Shuffle { shuffle: id.id, partitions: self.partitions() }));
+                Ok(())
+            }
+            Made::Here { .. } => Ok(()),
+        }
     }
 }
 
@@ -92,8 +134,8 @@ pub(crate) struct StageTemplate {
     name: String,
     tasks: u32,
     reads: Vec<Read>,
-    /// What the rows are, if they go into a shuffle, and into how many partitions.
-    rows: Option<(RowKind, u32)>,
+    /// What the rows are, if they go into a shuffle.
+    rows: Option<RowKind>,
     body: Bytes,
     inputs: Arc<TaskInputs>,
 }
@@ -190,9 +232,8 @@ impl StageTemplate {
             }
         }
         let rows = match end {
-            End::Shuffle(partitioning) => {
-                let schema = shuffle::schema_message(&plan.schema()).map_err(Error::encode)?;
-                Some((RowKind::Arrow { schema }, u32::try_from(partitioning.partition_count()).unwrap_or(u32::MAX)))
+            End::Shuffle(_) => {
+                Some(RowKind::Arrow { schema: shuffle::schema_message(&plan.schema()).map_err(Error::encode)? })
             }
             End::Result | End::Write { .. } => None,
         };
@@ -219,47 +260,32 @@ impl StageTemplate {
         Stage {
             name: self.name.clone(),
             shape,
-            rows: self.rows.as_ref().map(|(kind, _)| kind.clone()),
+            rows: self.rows.clone(),
             body: Body { kind: BodyKind::Plan, bytes: self.body.clone() },
             inputs: Arc::clone(&self.inputs) as Arc<dyn Inputs>,
         }
     }
 
-    /// A job that ends with this stage. For a shuffle, `shuffle` is its id.
-    pub(crate) fn job(
-        &self,
-        runner: &dyn JobRunner,
-        name: String,
-        group: Option<String>,
-        end: &End,
-        shuffle: ShuffleId,
-    ) -> Job {
+    /// A job that ends with this stage.
+    ///
+    /// # Errors
+    /// A stage of functions before it cannot be encoded.
+    pub(crate) fn job(&self, runner: &dyn JobRunner, name: String, output: Output) -> Result<Job, Error> {
         let mut stages = Vec::new();
-        let mut seen = BTreeSet::new();
-        self.ancestors(runner, &mut seen, &mut stages);
-        let output = match end {
-            End::Shuffle(partitioning) => {
-                let partitions = u32::try_from(partitioning.partition_count()).unwrap_or(u32::MAX);
-                Output::Shuffle { shuffle, partitions }
-            }
-            End::Result => Output::Result,
-            End::Write { .. } => Output::Write,
-        };
+        self.ancestors(runner, &mut BTreeSet::new(), &mut stages).map_err(Error::encode)?;
         stages.push(self.stage(runner, output));
         let wanted = (0..self.tasks).map(PartitionId).collect();
-        Job { id: runner.ids().job(), name, group, stages, wanted }
+        Ok(Job { id: runner.ids().job(), name, group: None, stages, wanted })
     }
 
     /// Stages that have run, ancestors first: what they made can be made again if it is lost.
-    fn ancestors(&self, runner: &dyn JobRunner, seen: &mut BTreeSet<ShuffleId>, stages: &mut Vec<Stage>) {
-        for read in &self.reads {
-            if seen.insert(read.shuffle.id()) {
-                let stage = &read.shuffle.stage;
-                stage.ancestors(runner, seen, stages);
-                let output = Output::Shuffle { shuffle: read.shuffle.id(), partitions: read.shuffle.partitions() };
-                stages.push(stage.stage(runner, output));
-            }
-        }
+    fn ancestors(
+        &self,
+        runner: &dyn JobRunner,
+        seen: &mut BTreeSet<ShuffleId>,
+        stages: &mut Vec<Stage>,
+    ) -> Result<(), Failure> {
+        self.reads.iter().try_for_each(|read| read.shuffle.stages(runner, seen, stages))
     }
 }
 

@@ -28,7 +28,7 @@ use futures::StreamExt;
 use model::metrics::TaskMetrics;
 use model::shuffle::{ReadPlan, ReadReport, ShuffleSpec};
 use model::write::StagedFile;
-use model::{AttemptId, Failure, FailureKind};
+use model::{AttemptId, Failure, FailureKind, WorkingMemory};
 use shuffle::{HandedOver, Member, ShuffleRuntime};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ use crate::error::{Error, failure};
 use crate::fragment::{self, Fragment};
 use crate::functions::{BuiltIn, Carrier, Prefer};
 use crate::leaves::Leaves;
-use crate::memory::{TaskPool, WorkingMemory};
+use crate::memory::TaskPool;
 use crate::read::downcast;
 use crate::route::gathers_left;
 use crate::rows::Encoder;
@@ -119,7 +119,6 @@ impl fmt::Debug for Prepared {
 /// # Errors
 /// It is no fragment of this version, or names functions that this executable does not have.
 pub fn prepare(body: Bytes, carrier: Arc<dyn Carrier>) -> Result<Prepared, Failure> {
-    let context = |config| context(config, Arc::new(RuntimeEnv::default()));
     let classify = |error: Error| match error {
         Error::Decode(source) => match source.downcast::<DataFusionError>() {
             Ok(error) => failure("decode a stage of the query", &error),
@@ -129,7 +128,7 @@ pub fn prepare(body: Bytes, carrier: Arc<dyn Carrier>) -> Result<Prepared, Failu
         },
         other => Failure::from_error(FailureKind::Internal, &other),
     };
-    let mut fragment = fragment::decode(body, context, &carrier).map_err(classify)?;
+    let mut fragment = fragment::decode(body, decoding, &carrier).map_err(classify)?;
     let plan = sorted(Arc::clone(&fragment.plan))
         .and_then(|plan| Plan::new(plan, &mut fragment.config))
         .map_err(|error| failure("prepare a stage of the query", &error))?;
@@ -213,7 +212,8 @@ fn with_filters(plan: Arc<dyn ExecutionPlan>, config: &SessionConfig) -> DfResul
     FilterPushdown::new_post_optimization().optimize(plan, config.options())
 }
 
-fn context(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> TaskContext {
+/// What decoding a fragment needs: functions, by name.
+fn decoding(config: SessionConfig) -> TaskContext {
     let all = BuiltIn::get(Prefer::of(&config));
     TaskContext::new(
         None,
@@ -223,8 +223,14 @@ fn context(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> TaskContext {
         all.higher_order.clone(),
         all.aggregate.clone(),
         all.window.clone(),
-        runtime,
+        Arc::new(RuntimeEnv::default()),
     )
+}
+
+/// What a plan executes in: its functions are part of it.
+fn executing(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> TaskContext {
+    let (scalar, higher_order, aggregate, window) = Default::default();
+    TaskContext::new(None, String::new(), config, scalar, higher_order, aggregate, window, runtime)
 }
 
 /// A pool of fewer bytes merges few spilled files at a time.
@@ -276,7 +282,7 @@ impl Prepared {
         let runtime =
             RuntimeEnvBuilder::from_runtime_env(&*self.runtime(env)?).with_memory_pool(Arc::new(pool)).build_arc()?;
         let config = self.fragment.config.clone().with_extension(Arc::clone(&leaves));
-        let context = Arc::new(context(config, runtime));
+        let context = Arc::new(executing(config, runtime));
         // Operators spawn tasks, which need a runtime around them.
         let _io = env.io.enter();
         let plan = self.plan.of_task(context.session_config())?;
@@ -308,8 +314,8 @@ impl Prepared {
         Ok(product)
     }
 
-    /// Counts what operators did since the last task that ended here: they count for all tasks together, so that the sum
-    /// over the tasks of an executor is right.
+    /// Counts what operators did. Those of a plan that tasks share count for all of them together, so that each task adds
+    /// what has happened since the last one that ended here.
     fn count(&self, plan: &Arc<dyn ExecutionPlan>, metrics: &mut TaskMetrics) {
         let mut now = Counts::default();
         let seen = plan.apply(|node| {
@@ -324,7 +330,12 @@ impl Prepared {
             Ok(TreeNodeRecursion::Continue)
         });
         debug_assert!(seen.is_ok(), "nothing above fails");
-        let before = std::mem::replace(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner), now);
+        let before = match self.plan {
+            Plan::Shared(_) => {
+                std::mem::replace(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner), now)
+            }
+            Plan::Own(_) => Counts::default(),
+        };
         metrics.input_rows += now.rows.saturating_sub(before.rows) as u64;
         metrics.input_bytes += now.bytes.saturating_sub(before.bytes) as u64;
         metrics.spilled_bytes += now.spilled.saturating_sub(before.spilled) as u64;

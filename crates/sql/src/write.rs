@@ -30,6 +30,7 @@ use model::write::{StagedFile, WriteId, published_name, staged_name};
 use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
+use percent_encoding::{AsciiSet, CONTROLS, PercentEncode, utf8_percent_encode};
 use shuffle::rowhash::hash_rows;
 use tokio::io::AsyncWriteExt;
 
@@ -134,11 +135,11 @@ fn by_folder(batch: &RecordBatch, columns: &[usize]) -> Result<Vec<(String, Vec<
     for row in 0..batch.num_rows() {
         let mut folder = String::new();
         for ((name, value), &column) in names.iter().zip(&values).zip(columns) {
-            folder.push_str(&encode(name));
+            folder.extend(encode(name));
             folder.push('=');
             match batch.column(column).is_null(row) {
                 true => folder.push_str(NO_VALUE),
-                false => folder.push_str(&encode(&value.value(row).to_string())),
+                false => folder.extend(encode(&value.value(row).to_string())),
             }
             folder.push('/');
         }
@@ -151,32 +152,27 @@ fn by_folder(batch: &RecordBatch, columns: &[usize]) -> Result<Vec<(String, Vec<
     Ok(folders)
 }
 
-/// A value as part of a key: what has a meaning in keys or URLs is escaped, as Hive does.
-fn encode(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b'"'
-            | b'#'
-            | b'%'
-            | b'\''
-            | b'*'
-            | b'/'
-            | b':'
-            | b'='
-            | b'?'
-            | b'\\'
-            | b'{'
-            | b'}'
-            | b'['
-            | b']'
-            | b'^'
-            | 0x7f
-            | ..=0x1f => out.push_str(&format!("%{byte:02X}")),
-            _ => out.push(char::from(byte)),
-        }
-    }
-    if value.is_ascii() { out } else { url::form_urlencoded::byte_serialize(value.as_bytes()).collect() }
+/// What has a meaning in keys or URLs, as Hive has it.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'\'')
+    .add(b'*')
+    .add(b'/')
+    .add(b':')
+    .add(b'=')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'{')
+    .add(b'}')
+    .add(b'[')
+    .add(b']')
+    .add(b'^');
+
+/// A name or value as part of a folder's name. What is not ASCII is escaped too.
+fn encode(value: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(value, ESCAPED)
 }
 
 struct Writer<'a> {

@@ -12,7 +12,7 @@ use model::FailureKind;
 use model::graph::BodyKind;
 use model::{BroadcastId, Failure, PartitionId, RddId};
 use rdd::StorageLevel;
-use rdd::compute::{CachedBlocks, Prepared, SpillSpace, TaskEnv, WorkingMemory};
+use rdd::compute::{CachedBlocks, Prepared, SpillSpace, TaskEnv};
 
 /// Runs every kind of body that this build knows.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,7 +61,7 @@ impl PreparedStage for Functions {
             root: task.root,
             io: task.io,
             cancel: task.cancel,
-            memory: Arc::new(Memory(task.memory)),
+            memory: Arc::new(task.memory),
             blocks: Arc::new(Blocks(task.blocks)),
             spill: Arc::new(Spill(task.spill)),
             settings: task.settings,
@@ -97,7 +97,7 @@ impl PreparedStage for Plan {
             shuffle: task.shuffle,
             io: task.io,
             cancel: task.cancel,
-            memory: Arc::new(Memory(task.memory)),
+            memory: Arc::new(task.memory),
             memory_limit,
             spill: Arc::new(Spill(task.spill)),
             settings: task.settings,
@@ -110,29 +110,6 @@ impl PreparedStage for Plan {
             metrics: product.metrics,
             ..TaskProduct::default()
         })
-    }
-}
-
-struct Memory(executor::WorkingPool);
-
-#[cfg(feature = "sql")]
-impl sql::WorkingMemory for Memory {
-    fn try_grow(&self, bytes: u64) -> bool {
-        self.0.try_grow(bytes)
-    }
-
-    fn shrink(&self, bytes: u64) {
-        self.0.shrink(bytes);
-    }
-}
-
-impl WorkingMemory for Memory {
-    fn try_grow(&self, bytes: u64) -> bool {
-        self.0.try_grow(bytes)
-    }
-
-    fn shrink(&self, bytes: u64) {
-        self.0.shrink(bytes);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Points: `map` (a task of the first stage has rows), `reduce` (one of the second has), `between` (in the driver, between two
 //! queries over persisted rows).
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use vonk::datafusion::common::DataFusionError;
 use vonk::datafusion::dataframe::DataFrame;
 use vonk::datafusion::datasource::MemTable;
 use vonk::datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
-use vonk::{Context, WriteMode};
+use vonk::{Context, ToDataFrame, ToRdd, WriteMode};
 use vonk_tests::point;
 
 #[derive(Parser)]
@@ -43,6 +45,12 @@ enum Job {
         #[arg(long, default_value = "parquet")]
         format: String,
     },
+    /// The sums again, through functions: a query becomes a dataset, that a DataFrame, and that is asked.
+    Bridge {
+        /// Deletes all objects of shuffles below this folder, before the last query reads them.
+        #[arg(long)]
+        lose: Option<PathBuf>,
+    },
     /// Calls a function that executors cannot know.
     Unknown,
     /// Runs a statement and prints its rows.
@@ -58,6 +66,13 @@ enum Job {
 const ROWS: i64 = 40_000;
 const PARTITIONS: i64 = 8;
 const KEYS: i64 = 13;
+
+/// A row of what is printed.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Sum {
+    key: i64,
+    sum: i64,
+}
 
 /// The value itself, past a point.
 fn passes(name: &'static str) -> ScalarUDF {
@@ -140,6 +155,21 @@ async fn run(ctx: &Context, job: Job) -> Result<()> {
             println!("{written}");
             Ok(())
         }
+        Job::Bridge { lose } => {
+            let keys = ctx.sql("SELECT value % 13 AS key, value FROM numbers").await?.rdd::<(i64, i64)>(ctx).await?;
+            let sums = keys.reduce_by_key(|a, b| a + b);
+            let sums = sums.map(|(key, sum)| {
+                point("map");
+                Sum { key, sum }
+            });
+            let sums = sums.to_df(ctx)?;
+            point("between");
+            if let Some(folder) = lose {
+                println!("{} objects are lost", delete_objects(&folder)?);
+            }
+            ctx.session()?.register_table("sums", sums.into_view())?;
+            print(ctx.sql("SELECT key, at_reduce(sum(sum)) AS sum FROM sums GROUP BY key").await?).await
+        }
         Job::Unknown => {
             let name = "only_here";
             let own = create_udf(
@@ -158,6 +188,21 @@ async fn run(ctx: &Context, job: Job) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Deletes what shuffles have written below a folder.
+fn delete_objects(folder: &Path) -> Result<usize> {
+    let mut deleted = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            deleted += delete_objects(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "vonk") {
+            fs::remove_file(path)?;
+            deleted += 1;
+        }
+    }
+    Ok(deleted)
 }
 
 /// Prints two columns of numbers, in order.

@@ -160,6 +160,19 @@ fn later(first: &ObjectMeta, second: &ObjectMeta) -> Duration {
     (second.last_modified - first.last_modified).to_std().unwrap_or_default()
 }
 
+/// Whether a write of this mode would be made, as far as can be told now: `false` if it would be ignored.
+///
+/// # Errors
+/// [`Error::DestinationExists`], or the store's.
+pub async fn would_write(destination: &Destination, mode: WriteMode) -> Result<bool, Error> {
+    if !matches!(mode, WriteMode::ErrorIfExists | WriteMode::Ignore) {
+        return Ok(true);
+    }
+    let files = Files { destination, timing: &Timing::default() };
+    let log = Log::new(&files.list(write::FOLDER).await?);
+    files.allows(&log, mode).await
+}
+
 impl Commit {
     /// Begins a write: notes the destination below `root` of the application's store, tidies up after dead writers,
     /// looks at what is there, and takes a lease that says that the write's driver lives.
@@ -190,14 +203,10 @@ impl Commit {
         if mode == WriteMode::Append && write.epoch.0 > 1 {
             files.refuse_repeated_append(&log, write).await?;
         }
-        if matches!(mode, WriteMode::ErrorIfExists | WriteMode::Ignore) && files.is_there(&log).await? {
+        let allowed = files.allows(&log, mode).await;
+        if !matches!(allowed, Ok(true)) {
             delete_note(application.as_ref(), &note).await;
-            return match mode {
-                WriteMode::Ignore => Ok(Started::Ignored),
-                WriteMode::ErrorIfExists | WriteMode::Append | WriteMode::Overwrite => {
-                    Err(Error::DestinationExists { destination: destination.url })
-                }
-            };
+            return allowed.map(|_| Started::Ignored);
         }
         let nonce = uuid::Uuid::now_v7().to_string();
         let began = files.take_lease(write, &nonce).await?;
@@ -532,6 +541,18 @@ impl Files<'_> {
         let mut listed = self.list("").await?;
         listed.retain(|(name, _)| !name.is_empty() && !write::is_hidden(name));
         Ok(listed)
+    }
+
+    /// Whether a write may go on: `false` if it is ignored for what is there.
+    async fn allows(&self, log: &Log, mode: WriteMode) -> Result<bool, Error> {
+        match mode {
+            WriteMode::Append | WriteMode::Overwrite => Ok(true),
+            WriteMode::Ignore => Ok(!self.is_there(log).await?),
+            WriteMode::ErrorIfExists if self.is_there(log).await? => {
+                Err(Error::DestinationExists { destination: self.destination.url.clone() })
+            }
+            WriteMode::ErrorIfExists => Ok(true),
+        }
     }
 
     /// Whether a write that must not find anything finds something: a file that is not Vonk's own, or a committed write.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use model::graph::{Job, Output, Stage};
 use model::ids::IdSource;
@@ -15,11 +16,11 @@ use model::shuffle::{Codec, ShuffleSpec};
 use model::write::{StagedFile, WriteReport, WriteTarget};
 use model::{
     AppId, AttemptId, BroadcastId, Epoch, ExecutorId, Failure, FailureKind, Generation, JobRunner, PartitionId, RddId,
-    ShuffleId, StageAttempt,
+    ShuffleId, StageAttempt, WorkingMemory,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use rdd::compute::{CachedBlocks, SpillSpace, TaskEnv, WorkingMemory, prepare};
+use rdd::compute::{CachedBlocks, SpillSpace, TaskEnv, prepare};
 use rdd::{RddContext, StorageLevel};
 use shuffle::{Accepted, Budget, Registry, ShuffleRuntime};
 use tokio::runtime::{Builder, Runtime};
@@ -303,6 +304,10 @@ impl JobRunner for Shared {
             stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)))
         };
         Box::pin(stream::once(start).flatten())
+    }
+
+    fn would_write(&self, _: &WriteTarget) -> BoxFuture<'static, Result<bool, JobError>> {
+        Box::pin(std::future::ready(Ok(true)))
     }
 
     fn write(&self, job: Job, _: WriteTarget) -> JobStream {

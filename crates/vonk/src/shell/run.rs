@@ -466,7 +466,7 @@ fn scanned(plan: &dyn ExecutionPlan) -> u64 {
 /// Plans a statement and computes its rows until nobody takes them.
 async fn compute(session: SessionContext, text: String, rows: mpsc::Sender<Result<Item, DataFusionError>>) {
     let stream = async {
-        let frame = session.sql(&text).await?;
+        let frame = sql::plan(&session, &text).await?;
         let context = Arc::new(frame.task_ctx());
         let plan = frame.create_physical_plan().await?;
         Ok((Arc::clone(&plan), execute_stream(plan, context)?))
