@@ -14,10 +14,7 @@ pub(crate) struct TestArgs {
 }
 
 /// All crates with what only their features build. Not `--all-features`, which would add xtask's generators.
-const ALL_PACKAGES: [&str; 3] = ["--workspace", "--features", "vonk-examples/sql,vonk-benches/sql"];
-
-/// Without debug information of what we depend on. With it each of the forty programs that link DataFusion is 600 MB.
-const LEAN: [&str; 2] = ["--config", "profile.dev.package.\"*\".debug=false"];
+const ALL_PACKAGES: [&str; 3] = ["--workspace", "--features", "vonk/k8s,vonk-examples/sql,vonk-benches/sql"];
 
 /// What takes minutes and gigabytes is run only when it is named.
 const TOO_LARGE: [&str; 2] = ["--skip", "at_another_scale"];
@@ -75,7 +72,7 @@ fn format() -> Result<()> {
 fn tests(more: &[String]) -> Result<()> {
     let server = s3::Server::start()?;
     let mut command = cargo();
-    command.args(["test", "--locked", "--no-fail-fast"]).args(LEAN);
+    command.args(["test", "--locked", "--no-fail-fast"]);
     if !more.iter().any(|word| word == "-p" || word.starts_with("--package")) {
         command.args(ALL_PACKAGES);
     }

@@ -101,7 +101,7 @@ fn generate(args: GenerateArgs) -> Result<()> {
         "-p",
         "vonk",
         "--features",
-        "sql",
+        "sql,k8s",
         "--lib",
         "the_page_of_keys_is_current",
     ]);

@@ -97,8 +97,68 @@ pub const SWEEP_AFTER: Setting = Setting::new(
     "What an application has left in the store is removed by others when its lease is older; a driver that sleeps longer loses its rows.",
 );
 
+/// A number of executors that never changes.
+pub const EXECUTOR_INSTANCES: Setting = Setting::new(
+    "executor.instances",
+    Kind::Integer { min: 0, max: 10_000 },
+    "0",
+    "On Kubernetes, the number of executors; 0 lets it follow the work, between allocation.min and allocation.max.",
+)
+.aliases(&["spark.executor.instances"]);
+
+/// The fewest executors.
+pub const ALLOCATION_MIN: Setting = Setting::new(
+    "allocation.min",
+    Kind::Integer { min: 0, max: 10_000 },
+    "0",
+    "The fewest executors that an application keeps on Kubernetes.",
+)
+.aliases(&["spark.dynamicAllocation.minExecutors"]);
+
+/// Executors at the start.
+pub const ALLOCATION_INITIAL: Setting = Setting::new(
+    "allocation.initial",
+    Kind::Integer { min: 0, max: 10_000 },
+    "1",
+    "How many executors an application asks for before its first job on Kubernetes.",
+)
+.aliases(&["spark.dynamicAllocation.initialExecutors"]);
+
+/// The most executors.
+pub const ALLOCATION_MAX: Setting = Setting::new(
+    "allocation.max",
+    Kind::Integer { min: 1, max: 10_000 },
+    "100",
+    "The most executors that an application asks for on Kubernetes.",
+)
+.aliases(&["spark.dynamicAllocation.maxExecutors"]);
+
+/// When executors that do nothing go.
+pub const ALLOCATION_IDLE: Setting = Setting::new(
+    "allocation.idle_timeout",
+    Kind::Duration,
+    "60s",
+    "An executor that is not needed and where nothing has run for so long is released.",
+)
+.aliases(&["spark.dynamicAllocation.executorIdleTimeout"]);
+
+/// When executors that hold cached partitions go.
+pub const ALLOCATION_IDLE_CACHED: Setting = Setting::new(
+    "allocation.idle_timeout_cached",
+    Kind::Duration,
+    "10m",
+    "The same for an executor that holds cached partitions.",
+)
+.aliases(&["spark.dynamicAllocation.cachedExecutorIdleTimeout"]);
+
 /// Every key of this crate.
 pub const SETTINGS: &[Setting] = &[
+    EXECUTOR_INSTANCES,
+    ALLOCATION_MIN,
+    ALLOCATION_INITIAL,
+    ALLOCATION_MAX,
+    ALLOCATION_IDLE,
+    ALLOCATION_IDLE_CACHED,
     MAX_RESULT_SIZE,
     HEARTBEAT_TIMEOUT,
     RECONNECT_TIMEOUT,
@@ -136,7 +196,7 @@ pub struct DriverConfig {
     /// Memory of one executor, in bytes.
     pub memory: u64,
     /// How many executors there are to be.
-    pub executors: u32,
+    pub allocation: Allocation,
     /// What this process runs; executors in other processes must run the same.
     pub executable: Executable,
     /// Who the driver is to executors in other processes. `None` if all are in this one.
@@ -144,6 +204,55 @@ pub struct DriverConfig {
     /// Who hears what happens.
     pub observers: Vec<Box<dyn Observer>>,
 }
+
+/// How many executors there are to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocation {
+    /// Never fewer.
+    pub min: u32,
+    /// At the start.
+    pub initial: u32,
+    /// Never more.
+    pub max: u32,
+}
+
+impl Allocation {
+    /// Always so many.
+    #[must_use]
+    pub fn fixed(executors: u32) -> Self {
+        Self { min: executors, initial: executors, max: executors }
+    }
+
+    /// What the settings say.
+    ///
+    /// # Errors
+    /// A value does not fit its key, or one contradicts another.
+    pub fn read(values: &Values) -> Result<Self, InvalidSetting> {
+        let count = |setting: Setting| setting.integer(values).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        if let fixed @ 1.. = count(EXECUTOR_INSTANCES)? {
+            return Ok(Self::fixed(fixed));
+        }
+        let (min, max) = (count(ALLOCATION_MIN)?, count(ALLOCATION_MAX)?);
+        if min > max {
+            return Err(InvalidSetting {
+                key: ALLOCATION_MIN.key.to_owned(),
+                value: min.to_string(),
+                want: format!("want at most `{}`, which is {max}", ALLOCATION_MAX.key),
+            });
+        }
+        Ok(Self { min, initial: count(ALLOCATION_INITIAL)?.clamp(min, max), max })
+    }
+
+    /// How many executors datasets are divided for by default: those that are there soon.
+    #[must_use]
+    pub fn usual(&self) -> u32 {
+        self.max.min(self.initial.max(USUAL_EXECUTORS))
+    }
+}
+
+/// Where the number of executors follows the work, datasets are divided for so many of them unless more are there at once:
+/// enough to make use of the cluster, and few enough that small jobs do not become a hundred tasks.
+const USUAL_EXECUTORS: u32 = 8;
 
 /// Who else may see what is written to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,8 +300,12 @@ impl Limits {
             sweep_after: SWEEP_AFTER.duration(values)?,
             drain_grace: executor::config::DRAIN_GRACE.duration(values)?,
             scheduler: scheduler::Config {
-                min_executors: config.executors,
-                max_executors: config.executors,
+                min_executors: config.allocation.min,
+                max_executors: config.allocation.max,
+                initial_executors: config.allocation.initial,
+                growth: Some(scheduler::Growth::default()),
+                idle_timeout: ALLOCATION_IDLE.duration(values)?,
+                idle_timeout_cached: ALLOCATION_IDLE_CACHED.duration(values)?,
                 slots_per_executor: config.slots,
                 heartbeat_timeout: longer(HEARTBEAT_TIMEOUT)?,
                 task_failures: count(TASK_FAILURES)?,
@@ -230,6 +343,17 @@ mod tests {
         for setting in SETTINGS {
             assert_eq!(setting.check(setting.default), Ok(()), "{}", setting.key);
         }
+    }
+
+    #[test]
+    fn a_fixed_number_wins_and_contradictions_are_named() {
+        let values = |pairs: &[(&str, &str)]| pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let read = |pairs: &[(&str, &str)]| Allocation::read(&values(pairs));
+        assert_eq!(read(&[]), Ok(Allocation { min: 0, initial: 1, max: 100 }));
+        assert_eq!(read(&[("executor.instances", "3"), ("allocation.max", "2")]), Ok(Allocation::fixed(3)));
+        assert_eq!(read(&[("allocation.min", "2")]), Ok(Allocation { min: 2, initial: 2, max: 100 }));
+        let error = read(&[("allocation.min", "5"), ("allocation.max", "4")]).unwrap_err().to_string();
+        assert_eq!(error, "set `allocation.min` to `5`: want at most `allocation.max`, which is 4");
     }
 
     #[test]

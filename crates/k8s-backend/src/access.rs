@@ -218,13 +218,24 @@ impl Cluster {
 
     /// The pod that this process runs in, if it is one of this namespace: what it makes goes with it.
     pub async fn own_pod(&self) -> Option<OwnerReference> {
+        names::owner("v1", "Pod", &self.this_pod().await?.metadata)
+    }
+
+    /// The Job that has made the pod that this process runs in, if one has: what a submitted driver makes goes with it.
+    pub async fn own_root(&self) -> Option<OwnerReference> {
+        let owners = self.this_pod().await?.metadata.owner_references.unwrap_or_default();
+        let job = owners.into_iter().find(|owner| owner.kind == "Job")?;
+        // The Job counts its own pods alone.
+        Some(OwnerReference { controller: Some(false), block_owner_deletion: None, ..job })
+    }
+
+    async fn this_pod(&self) -> Option<Pod> {
         if !self.shared.inside {
             return None;
         }
         // A pod's host name is its own name, unless it uses its node's network; then there is no such pod.
         let name = tokio::fs::read_to_string("/proc/sys/kernel/hostname").await.ok()?;
-        let pod = within(self.api::<Pod>().get_opt(name.trim())).await.ok()??;
-        names::owner("v1", "Pod", &pod.metadata)
+        within(self.api::<Pod>().get_opt(name.trim())).await.ok()?
     }
 
     /// What a part of Vonk may not do in this namespace, and must.

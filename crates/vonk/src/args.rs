@@ -7,7 +7,7 @@ use crate::config::{Config, Error};
 // A program calls its own flags `Args` too, and names of groups are unique.
 #[group(id = "vonk::Args")]
 pub struct Args {
-    /// Where executors are: local[N], local[*], local-cluster[EXECUTORS,CORES,MEMORY]
+    /// Where executors are: local[N], local[*], local-cluster[EXECUTORS,CORES,MEMORY], k8s://[URL]
     #[arg(long, value_name = "MASTER", help_heading = "Engine")]
     pub master: Option<String>,
 

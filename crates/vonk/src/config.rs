@@ -21,7 +21,7 @@ pub const MASTER: Setting = Setting::new(
     "master",
     Kind::Text,
     "local[*]",
-    "Where executors are: local[N], local[*], local-cluster[EXECUTORS,CORES,MEMORY].",
+    "Where executors are: local[N], local[*], local-cluster[EXECUTORS,CORES,MEMORY], k8s://[URL].",
 )
 .aliases(&["spark.master"]);
 
@@ -59,6 +59,19 @@ pub const LOG: Setting = Setting::new(
     "Log filter: error, warn, info, debug, trace, or target=level,…; info for Vonk and warn for the rest if empty.",
 );
 
+/// What the image of pods can run.
+#[cfg(feature = "k8s")]
+pub(crate) const IMAGE_GLIBC: Setting = Setting::new(
+    "k8s.image_glibc",
+    Kind::Text,
+    "2.36",
+    "The version of glibc in k8s.image: a program that needs a newer one is refused before anything is made.",
+);
+
+/// The keys of the facade about pods.
+#[cfg(feature = "k8s")]
+const K8S_SETTINGS: &[Setting] = &[IMAGE_GLIBC];
+
 /// Every key of every crate, sorted by name.
 #[must_use]
 pub fn settings() -> Vec<&'static Setting> {
@@ -72,6 +85,10 @@ pub fn settings() -> Vec<&'static Setting> {
         k8s_backend::config::SETTINGS,
         #[cfg(feature = "sql")]
         sql::config::SETTINGS,
+        #[cfg(feature = "k8s")]
+        K8S_SETTINGS,
+        #[cfg(feature = "k8s")]
+        k8s_backend::config::SETTINGS,
     ]
     .into_iter()
     .flatten()
@@ -80,8 +97,21 @@ pub fn settings() -> Vec<&'static Setting> {
     all
 }
 
-/// Environment variables that are no configuration keys: the engine's own, and those of tests and tools.
-const RESERVED: &[&str] = &["VONK_ROLE", "VONK_CONFIG", "VONK_CACHE", "VONK_TEST_", "VONK_SIM_", "VONK_BENCH_"];
+/// Environment variables that are no configuration keys: the engine's own, and those of tests and tools, which begin so.
+const RESERVED: &[&str] = &[
+    "VONK_ROLE",
+    "VONK_APP",
+    "VONK_EPOCH",
+    "VONK_EXECUTOR",
+    "VONK_POD_UID",
+    "VONK_PROGRAM",
+    "VONK_FETCHED",
+    "VONK_CONFIG",
+    "VONK_CACHE",
+    "VONK_TEST_",
+    "VONK_SIM_",
+    "VONK_BENCH_",
+];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +221,8 @@ impl Config {
         let settings = settings().into_iter().filter(|s| !s.key.ends_with('*'));
         let names: BTreeMap<String, &str> = settings.map(|s| (variable(s.key), s.key)).collect();
         for (name, value) in variables {
-            if !name.starts_with("VONK_") || RESERVED.iter().any(|r| name.starts_with(r)) {
+            let reserved = |&r: &&str| name == r || r.ends_with('_') && name.starts_with(r);
+            if !name.starts_with("VONK_") || RESERVED.iter().any(reserved) {
                 continue;
             }
             match names.get(&name) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use driver::backend::local::LocalBackend;
 use driver::backend::processes::{ProcessBackend, ProcessConfig};
-use driver::config::StoreScope;
+use driver::config::{Allocation, StoreScope};
 use driver::executable::Executable;
 use driver::terminal::{Progress, Terminal};
 use driver::{Driver, DriverConfig};
@@ -63,6 +63,19 @@ pub enum StartError {
         "use store `{0}` with a local cluster: its executors are other processes; set store to a file://, s3://, gs:// or az:// URL"
     )]
     MemoryStore(String),
+    /// Pods cannot see what is on this machine.
+    #[error(
+        "use store `{0}` with Kubernetes: pods must reach it; set store to an s3://, gs:// or az:// URL (--conf store=…, VONK_STORE)"
+    )]
+    NoSharedStore(String),
+    /// This build has no Kubernetes.
+    #[cfg(not(feature = "k8s"))]
+    #[error("run on Kubernetes: this program was built without it; enable feature `k8s` of the crate `vonk`")]
+    NoKubernetes,
+    /// Kubernetes cannot be used.
+    #[cfg(feature = "k8s")]
+    #[error(transparent)]
+    Kubernetes(#[from] crate::kubernetes::start::Error),
     /// The driver does not start.
     #[error("start the driver")]
     Driver(#[from] driver::Error),
@@ -215,7 +228,7 @@ impl Context {
 
         let disk = executor::config::DISK.value(values);
         let base = if disk.is_empty() { std::env::temp_dir() } else { PathBuf::from(disk) };
-        let (store, root, store_url, own) = open_store(config, master, &base)?;
+        let (store, root, store_url, own) = open_store(config, &master, &base)?;
         let disk = match &own {
             Some(own) => own.path().to_owned(),
             None => scratch::folder(&base)?,
@@ -228,8 +241,10 @@ impl Context {
             .build()
             .map_err(StartError::Threads)?;
         let io = runtime.handle().clone();
-        let app = AppId::generate();
-        let epoch = Epoch(1);
+        #[cfg(feature = "k8s")]
+        let (app, epoch) = crate::kubernetes::start::who(&io, &store, &root)?;
+        #[cfg(not(feature = "k8s"))]
+        let (app, epoch) = (AppId::generate(), Epoch(1));
         let name = match config::APP_NAME.value(values) {
             "" => program_name(),
             name => name.to_owned(),
@@ -239,7 +254,7 @@ impl Context {
         let keep_events = match config::EVENT_LOG.value(values) {
             "true" => true,
             "false" => false,
-            _ => matches!(master, Master::LocalCluster { .. }),
+            _ => !matches!(master, Master::Local { .. }),
         };
         let mut log_writer = None;
         if keep_events {
@@ -250,8 +265,19 @@ impl Context {
 
         #[cfg(feature = "sql")]
         let spill = disk.clone();
-        let parts = DriverParts { config, app, epoch, store: &store, root: &root, disk, io: &io, terminal: &terminal };
-        let (backend, executable, identity, executors, slots, memory) = parts.backend(master)?;
+        let parts = DriverParts {
+            config,
+            app,
+            epoch,
+            name: &name,
+            store: &store,
+            store_url: &store_url,
+            root: &root,
+            disk,
+            io: &io,
+            terminal: &terminal,
+        };
+        let Backend { cluster, executable, identity, allocation, slots, memory } = parts.backend(&master)?;
         let driver = Driver::start(
             DriverConfig {
                 app,
@@ -265,20 +291,20 @@ impl Context {
                 scope: if own.is_some() { StoreScope::Private } else { StoreScope::Shared },
                 slots,
                 memory,
-                executors,
+                allocation,
                 executable,
                 identity,
                 observers,
             },
-            backend,
+            cluster,
             io.clone(),
         )?;
         #[cfg(feature = "sql")]
         let queries = crate::queries::Queries::new(crate::queries::Parts {
             runner: Arc::clone(&driver) as Arc<dyn JobRunner>,
             distributed: !matches!(master, Master::Local { .. }),
-            slots,
-            executors,
+            slots: slots * allocation.usual(),
+            slots_per_executor: slots,
             memory,
             disk: spill,
             store_url,
@@ -405,24 +431,37 @@ async fn received(signal: &mut Option<Signal>) {
 }
 
 /// What making a backend needs.
-struct DriverParts<'a> {
-    config: &'a Config,
-    app: AppId,
-    epoch: Epoch,
-    store: &'a Arc<dyn ObjectStore>,
-    root: &'a Path,
-    disk: PathBuf,
-    io: &'a tokio::runtime::Handle,
-    terminal: &'a Terminal,
+pub(crate) struct DriverParts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) app: AppId,
+    pub(crate) epoch: Epoch,
+    pub(crate) name: &'a str,
+    pub(crate) store: &'a Arc<dyn ObjectStore>,
+    pub(crate) store_url: &'a str,
+    pub(crate) root: &'a Path,
+    pub(crate) disk: PathBuf,
+    pub(crate) io: &'a tokio::runtime::Handle,
+    pub(crate) terminal: &'a Terminal,
 }
 
-type Backend = (Arc<dyn ClusterBackend>, Executable, Option<proto::tls::Identity>, u32, u32, u64);
+/// Where executors come from, and what they are.
+pub(crate) struct Backend {
+    pub(crate) cluster: Arc<dyn ClusterBackend>,
+    pub(crate) executable: Executable,
+    /// Who the driver is to executors in other processes.
+    pub(crate) identity: Option<proto::tls::Identity>,
+    pub(crate) allocation: Allocation,
+    /// Tasks at a time in one executor.
+    pub(crate) slots: u32,
+    /// Bytes of one executor.
+    pub(crate) memory: u64,
+}
 
 impl DriverParts<'_> {
-    fn backend(self, master: Master) -> Result<Backend, StartError> {
+    fn backend(self, master: &Master) -> Result<Backend, StartError> {
         let values = self.config.values();
         match master {
-            Master::Local { slots } => {
+            &Master::Local { slots } => {
                 let memory = match values.get(executor::config::MEMORY.key) {
                     Some(_) => executor::config::MEMORY.bytes(values)?,
                     None => driver::config::memory_of_machine() / 2,
@@ -439,10 +478,11 @@ impl DriverParts<'_> {
                     disk: self.disk,
                     settings: values.clone(),
                 };
-                let backend = LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
-                Ok((backend, Executable::current(), None, 1, slots, memory))
+                let cluster = LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
+                let (executable, allocation) = (Executable::current(), Allocation::fixed(1));
+                Ok(Backend { cluster, executable, identity: None, allocation, slots, memory })
             }
-            Master::LocalCluster { executors, slots, memory } => {
+            &Master::LocalCluster { executors, slots, memory } => {
                 let memory = match memory {
                     Some(memory) => memory,
                     None => executor::config::MEMORY.bytes(values)?,
@@ -457,9 +497,14 @@ impl DriverParts<'_> {
                 let terminal = self.terminal.clone();
                 let output = Arc::new(move |line: &[u8]| terminal.print(line));
                 let config = ProcessConfig { executable: executable.clone(), birth, output };
-                let backend = ProcessBackend::new(config, self.io.clone());
-                Ok((backend, executable, Some(driver), executors, slots, memory))
+                let cluster = ProcessBackend::new(config, self.io.clone());
+                let (identity, allocation) = (Some(driver), Allocation::fixed(executors));
+                Ok(Backend { cluster, executable, identity, allocation, slots, memory })
             }
+            #[cfg(feature = "k8s")]
+            Master::Kubernetes { url } => crate::kubernetes::start::start(self, url.as_deref()),
+            #[cfg(not(feature = "k8s"))]
+            Master::Kubernetes { .. } => Err(StartError::NoKubernetes),
         }
     }
 }
@@ -467,7 +512,7 @@ impl DriverParts<'_> {
 type OpenStore = (Arc<dyn ObjectStore>, Path, String, Option<scratch::Own>);
 
 /// The store that the settings name: with local master and none named, a folder of this process.
-fn open_store(config: &Config, master: Master, base: &std::path::Path) -> Result<OpenStore, StartError> {
+fn open_store(config: &Config, master: &Master, base: &std::path::Path) -> Result<OpenStore, StartError> {
     let url = config::STORE.value(config.values());
     match (url, master) {
         ("", Master::Local { .. }) => {
@@ -483,6 +528,11 @@ fn open_store(config: &Config, master: Master, base: &std::path::Path) -> Result
         }
         (url, Master::LocalCluster { .. }) if url.starts_with("memory:") => {
             Err(StartError::MemoryStore(url.to_owned()))
+        }
+        (url, Master::Kubernetes { .. })
+            if url.is_empty() || url.starts_with("file:") || url.starts_with("memory:") =>
+        {
+            Err(StartError::NoSharedStore(url.to_owned()))
         }
         (url, _) => {
             let (store, root) = shuffle::store::open(url)?;

@@ -7,37 +7,63 @@ use crate::runners::Runners;
 
 /// Gives the process its role. The first line of `main` of every program that uses Vonk.
 ///
-/// An executor of another driver serves its tasks here and never returns; every other process goes on. Safe to call
-/// twice. [`main`] calls it.
+/// An executor of another driver serves its tasks here and never returns; in a pod, the stock executable of the image becomes
+/// the program that it was made for; every other process goes on. Safe to call twice. [`main`] calls it.
 ///
 /// # Panics
 /// When `VONK_ROLE` names a role that does not exist: the executable is older than what started it.
 pub fn init() {
     // A second call finds the provider installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match std::env::var(driver::backend::processes::ROLE) {
-        Err(_) => {}
-        Ok(role) if role == driver::backend::processes::EXECUTOR => {
-            let filter = std::env::var(crate::config::variable(crate::config::LOG.key)).unwrap_or_default();
-            crate::telemetry::init(&filter, None);
-            let ended =
-                executor::start::Birth::read().and_then(|birth| executor::start::serve(birth, Arc::new(Runners)));
-            std::process::exit(match ended {
-                Ok(end) => end.exit_code(),
-                Err(error) => {
-                    let code = error.exit_code();
-                    eprintln!("{}", crate::report::report(&error.into()));
-                    code
-                }
-            })
-        }
-        Ok(role) => panic!("VONK_ROLE is `{role}`: this executable knows only `executor`"),
+    let Ok(role) = std::env::var(driver::backend::processes::ROLE) else { return };
+    #[cfg(feature = "k8s")]
+    if crate::kubernetes::pod::is_one()
+        && let Err(error) = crate::kubernetes::pod::become_program()
+    {
+        refuse(error.exit_code(), error.into());
     }
+    match role.as_str() {
+        driver::backend::processes::EXECUTOR => serve(),
+        #[cfg(feature = "k8s")]
+        crate::kubernetes::pod::DRIVER => {}
+        role => panic!("VONK_ROLE is `{role}`, which this executable does not know"),
+    }
+}
+
+/// Serves the tasks of a driver until this executor ends, and the process with it.
+fn serve() -> ! {
+    let filter = std::env::var(crate::config::variable(crate::config::LOG.key)).unwrap_or_default();
+    crate::telemetry::init(&filter, None);
+    #[cfg(feature = "k8s")]
+    let born = match crate::kubernetes::pod::is_one() {
+        true => crate::kubernetes::pod::birth().map_err(|error| (error.exit_code(), error.into())),
+        false => born_locally(),
+    };
+    #[cfg(not(feature = "k8s"))]
+    let born = born_locally();
+    let served = born.and_then(|birth| {
+        executor::start::serve(birth, Arc::new(Runners)).map_err(|error| (error.exit_code(), error.into()))
+    });
+    match served {
+        Ok(end) => std::process::exit(end.exit_code()),
+        Err((code, error)) => refuse(code, error),
+    }
+}
+
+/// What an executor of this machine is told by its parent; or the code with which it ends, and why.
+fn born_locally() -> Result<executor::start::Birth, (i32, anyhow::Error)> {
+    executor::start::Birth::read().map_err(|error| (error.exit_code(), error.into()))
+}
+
+fn refuse(code: i32, error: anyhow::Error) -> ! {
+    eprintln!("{}", crate::report::report(&error));
+    std::process::exit(code)
 }
 
 /// Runs a program: takes the process's role, then calls `program` and prints its error, with all causes, if it has one.
 ///
-/// Exit codes: 0 done; 1 the program failed; 2 wrong configuration; 69 infrastructure lost; 130 and 143 interrupted.
+/// Exit codes: 0 done; 1 the program failed; 2 wrong configuration; 69 infrastructure lost; 75 no executor in time; 78 executors
+/// cannot start; 130 and 143 interrupted.
 ///
 /// # Examples
 /// ```no_run

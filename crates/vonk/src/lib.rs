@@ -19,6 +19,8 @@
 //! ```
 
 mod args;
+#[cfg(feature = "sql")]
+mod bridge;
 #[cfg(feature = "commands")]
 mod cli;
 #[cfg(feature = "sql")]
@@ -41,6 +43,8 @@ pub mod shell;
 mod telemetry;
 
 pub use args::Args;
+#[cfg(feature = "sql")]
+pub use bridge::{FromBatches, ToDataFrame, ToRdd};
 #[cfg(feature = "commands")]
 pub use cli::command;
 pub use context::{Builder, Context, CtrlC, StartError};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use model::setting::parse_bytes;
 
 /// Where a program's executors are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Master {
     /// `local[N]`: driver and executor in one process, `N` tasks at a time. `local[*]` takes every core, `local` one.
     Local {
@@ -22,11 +22,19 @@ pub enum Master {
         /// Memory of each in bytes, if it is said here; `executor.memory` otherwise.
         memory: Option<u64>,
     },
+    /// `k8s://` or `k8s://https://HOST:PORT`: pods of a Kubernetes cluster. Without an address, that of the kubeconfig's
+    /// context or, in a pod, of the cluster around it.
+    Kubernetes {
+        /// The API server, if it is said here.
+        url: Option<String>,
+    },
 }
 
 /// A text that names no master.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("read master `{given}`: {problem}; want local[N], local[*] or local-cluster[EXECUTORS,CORES,MEMORY]")]
+#[error(
+    "read master `{given}`: {problem}; want local[N], local[*], local-cluster[EXECUTORS,CORES,MEMORY] or k8s://[URL]"
+)]
 pub struct ParseMasterError {
     given: String,
     problem: String,
@@ -66,9 +74,18 @@ impl FromStr for Master {
                 _ => Err(refuse("it takes two or three values")),
             };
         }
+        if let Some(address) = text.strip_prefix("k8s://") {
+            let url = match address {
+                "" => None,
+                url if url.starts_with("https://") || url.starts_with("http://") => Some(url.to_owned()),
+                // As Spark reads it.
+                host => Some(format!("https://{host}")),
+            };
+            return Ok(Self::Kubernetes { url });
+        }
         Err(refuse(match text.split(['[', ':']).next() {
             Some("local" | "local-cluster") => "its brackets are not closed",
-            Some("k8s") => "this build has no Kubernetes",
+            Some("k8s") => "it begins with k8s://",
             Some("yarn" | "mesos" | "spark") => "Vonk runs on Kubernetes and on one machine only",
             _ => "there is no such master",
         }))
@@ -83,6 +100,7 @@ impl fmt::Display for Master {
             Self::LocalCluster { executors, slots, memory: Some(memory) } => {
                 write!(f, "local-cluster[{executors},{slots},{}m]", memory >> 20)
             }
+            Self::Kubernetes { url } => write!(f, "k8s://{}", url.as_deref().unwrap_or_default()),
         }
     }
 }
@@ -104,9 +122,12 @@ mod tests {
             ("local-cluster[2,1]", Master::LocalCluster { executors: 2, slots: 1, memory: None }),
             ("local-cluster[2, 1, 512m]", Master::LocalCluster { executors: 2, slots: 1, memory: Some(512 << 20) }),
             ("local-cluster[2,1,1024]", Master::LocalCluster { executors: 2, slots: 1, memory: Some(1 << 30) }),
+            ("k8s://", Master::Kubernetes { url: None }),
+            ("k8s://https://10.0.0.1:6443", Master::Kubernetes { url: Some("https://10.0.0.1:6443".to_owned()) }),
+            ("k8s://api.example.org:443", Master::Kubernetes { url: Some("https://api.example.org:443".to_owned()) }),
         ] {
-            assert_eq!(text.parse(), Ok(master), "{text}");
-            assert_eq!(master.to_string().parse(), Ok(master), "{master} reads back");
+            assert_eq!(text.parse(), Ok(master.clone()), "{text}");
+            assert_eq!(master.to_string().parse(), Ok(master.clone()), "{master} reads back");
         }
         assert_eq!("local[*]".parse(), Ok(Master::Local { slots: cores() }));
     }
@@ -120,6 +141,7 @@ mod tests {
             ("local-cluster[2]", "two or three"),
             ("local-cluster[2,1,0]", "512m"),
             ("yarn", "Kubernetes and on one machine"),
+            ("k8s:", "begins with k8s://"),
             ("lokal[2]", "no such master"),
             ("", "no such master"),
         ] {

@@ -36,8 +36,10 @@ pub(crate) struct Parts {
     pub(crate) runner: Arc<dyn JobRunner>,
     /// Whether executors are other processes.
     pub(crate) distributed: bool,
+    /// How many tasks run at once.
     pub(crate) slots: u32,
-    pub(crate) executors: u32,
+    /// How many of them share an executor's memory.
+    pub(crate) slots_per_executor: u32,
     /// Memory of one executor, in bytes.
     pub(crate) memory: u64,
     pub(crate) disk: PathBuf,
@@ -59,8 +61,8 @@ impl Queries {
         let session = sql::session(sql::SessionParts {
             runner: Arc::clone(&parts.runner),
             stages: parts.distributed || sql::config::FORCE_STAGES.bool(settings)?,
-            slots: (parts.slots * parts.executors) as usize,
-            memory: (executor::memory::working_bytes(parts.memory), parts.slots as usize),
+            slots: parts.slots as usize,
+            memory: (executor::memory::working_bytes(parts.memory), parts.slots_per_executor as usize),
             disk: parts.disk.clone(),
             store_url: parts.store_url.clone(),
             carrier: Arc::clone(&self.carrier) as Arc<dyn Carrier>,
@@ -78,7 +80,7 @@ impl Queries {
             return Ok(runtime);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.parts.slots.max(1) as usize)
+            .worker_threads(self.parts.slots_per_executor.max(1) as usize)
             .thread_name("vonk-query")
             .enable_all()
             .build()
@@ -134,7 +136,7 @@ impl Context {
     /// # Errors
     /// The text does not parse, or names what does not exist.
     pub async fn sql(&self, text: &str) -> Result<DataFrame> {
-        self.session().map_err(other)?.sql(text).await
+        sql::plan(self.session().map_err(other)?, text).await
     }
 
     /// A table or view of the session.

@@ -129,16 +129,31 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
                 Some(Error::Config(_) | Error::Master(_) | Error::Setting(_) | Error::Store(_) | Error::MemoryStore(_))
             )
     });
-    let lost = matches!(
-        kind(error),
-        Some(FailureKind::StoreUnavailable | FailureKind::Lost(LossCause::Infrastructure | LossCause::Start))
-    );
-    match (configuration, lost) {
-        (true, _) => ExitCode::from(2),
-        (false, true) => ExitCode::from(69),
-        (false, false) => ExitCode::FAILURE,
+    if configuration {
+        return ExitCode::from(WRONG);
+    }
+    #[cfg(feature = "k8s")]
+    if let Some(code) = error.chain().find_map(crate::kubernetes::start::exit_code) {
+        return ExitCode::from(code);
+    }
+    let Some(failure) = error.chain().find_map(failure_in) else { return ExitCode::FAILURE };
+    match failure.kind {
+        FailureKind::Lost(LossCause::Start) => ExitCode::from(REFUSED),
+        // No task had it: there was no executor for too long.
+        FailureKind::Lost(LossCause::Infrastructure) if failure.attempt.is_none() => ExitCode::from(NO_ROOM),
+        FailureKind::StoreUnavailable | FailureKind::Lost(LossCause::Infrastructure) => ExitCode::from(LOST),
+        _ => ExitCode::FAILURE,
     }
 }
+
+/// A wrong command or configuration.
+pub(crate) const WRONG: u8 = 2;
+/// Infrastructure is lost: driver, store, API server. Another try may succeed.
+pub(crate) const LOST: u8 = 69;
+/// There was no room for an executor in time. Another try may succeed.
+pub(crate) const NO_ROOM: u8 = 75;
+/// The cluster refuses: rights, admission, image, manifest.
+pub(crate) const REFUSED: u8 = 78;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use driver::backend::local::LocalBackend;
-use driver::config::StoreScope;
+use driver::config::{Allocation, StoreScope};
 use driver::{Driver, DriverConfig, Executable, Observer};
 use executor::{BodyRunner, ExecutorConfig, PreparedStage, TaskContext, TaskProduct};
 use futures::StreamExt;
@@ -230,7 +230,7 @@ pub(crate) fn start_over(
         scope: options.scope,
         slots: options.slots,
         memory: 256 << 20,
-        executors: options.executors,
+        allocation: Allocation::fixed(options.executors),
         executable: Executable::current(),
         identity: None,
         observers: vec![Box::new(heard.clone())],

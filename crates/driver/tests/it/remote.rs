@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use driver::config::StoreScope;
+use driver::config::{Allocation, StoreScope};
 use driver::{Driver, DriverConfig, Executable};
 use executor::lifetime::End;
 use executor::start::{Birth, serve_on};
@@ -90,7 +90,7 @@ impl Sockets {
             scope: StoreScope::Private,
             slots: 1,
             memory: 256 << 20,
-            executors,
+            allocation: Allocation::fixed(executors),
             executable: Executable::current(),
             identity: Some(self.authority.issue(Role::Driver).unwrap()),
             observers: vec![Box::new(heard.clone())],

@@ -1,3 +1,11 @@
-//! How do programs, executors and commands meet a cluster of Kubernetes?
+//! How does an application run on Kubernetes?
+//!
+//! - `program`: how does an executable get into pods, by its content?
+//! - `pod`: what does a process in a pod do before it is an executor or a driver?
+//! - `commands`: what does a person type about applications?
+//! - `start`: how does a driver get its executors as pods?
 
 pub(crate) mod commands;
+pub(crate) mod pod;
+pub(crate) mod program;
+pub(crate) mod start;

@@ -91,7 +91,7 @@ fn tell(tag: &str, compressed: u64) {
 /// The stock binary, built.
 fn build(release: bool) -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--locked", "-p", "vonk", "--features", "sql", "--bin", "vonk"]);
+    build.args(["build", "--locked", "-p", "vonk", "--features", "sql,k8s", "--bin", "vonk"]);
     run_shown(if release { build.arg("--release") } else { &mut build })?;
     Ok(target_folder()?.join(if release { "release" } else { "debug" }).join("vonk"))
 }

@@ -1,0 +1,236 @@
+//! How does a driver get its executors as pods?
+//!
+//! What can be refused without asking anybody is looked at first: the settings, the program. Then the program goes into the
+//! store while the application's root is made, and the backend asks for pods.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use driver::Executable;
+use driver::config::Allocation;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
+use k8s_backend::access::{Access, AccessError, Cluster};
+use k8s_backend::backend::{ExecutorSettings, PodBackend, PodConfig, SettingsError};
+use k8s_backend::config as keys;
+use k8s_backend::root::{App, ClientRoot, RootError, TlsFiles};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError};
+use model::setting::{Setting, Values};
+use model::{AppId, Epoch, ExecutorId};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use proto::tls::Identity;
+use tokio::runtime::Handle;
+
+use super::pod::{self, DriverPod};
+use super::program;
+use crate::context::{Backend, DriverParts, StartError};
+
+/// Why an application cannot start on Kubernetes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster cannot be reached.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A setting of pods cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The application's root cannot be made.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The program cannot be sent.
+    #[error(transparent)]
+    Program(#[from] program::Error),
+    /// A pod that was made for a driver does not say so.
+    #[error(transparent)]
+    Pod(#[from] pod::Error),
+    /// The driver's pod has nothing that owns it.
+    #[error("find the Job of this driver's pod: it names none as its owner; submit the program by `vonk submit`")]
+    NoRoot,
+    /// Nobody can tell how often the program was started before.
+    #[error("look for earlier drivers of this application in the store")]
+    Leases(#[source] object_store::Error),
+    /// Something that was to run beside this did not.
+    #[error("start on Kubernetes: the application's threads have ended")]
+    Ended,
+}
+
+/// The code with which a program ends that could not start for this reason.
+pub(crate) fn exit_code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    use crate::report::{LOST, REFUSED, WRONG};
+    // A transparent variant stands for its inner error in the chain, so the outer types are asked, too.
+    let error = match error.downcast_ref::<StartError>() {
+        Some(StartError::Kubernetes(error)) => error,
+        _ => error.downcast_ref::<Error>()?,
+    };
+    Some(match error {
+        Error::Access(AccessError::Unreachable { .. }) | Error::Root(RootError::Unreachable { .. }) => LOST,
+        Error::Access(AccessError::Refused { .. } | AccessError::TooOld { .. }) | Error::Root(_) => REFUSED,
+        Error::Access(_) | Error::Settings(_) => WRONG,
+        Error::Program(program::Error::Store { .. }) | Error::Leases(_) => LOST,
+        Error::Program(_) => WRONG,
+        Error::Pod(_) | Error::NoRoot => REFUSED,
+        Error::Ended => LOST,
+    })
+}
+
+/// Makes what an application's executors need, and gives the backend that asks for them.
+pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend, StartError> {
+    let values = parts.config.values();
+    let executors = ExecutorSettings::read(values).map_err(Error::from)?;
+    let allocation = Allocation::read(values)?;
+    let memory = executor::config::MEMORY.bytes(values)?;
+    let slots = executors.cores;
+    let executable = Executable::current();
+    let needs = program::needs(executable.path()).map_err(Error::from)?;
+    needs.suit(executable.path(), &executors.image, glibc(values)?).map_err(Error::from)?;
+
+    let set = |setting: &Setting| Some(setting.value(values).to_owned()).filter(|value| !value.is_empty());
+    let access = Access { url: url.map(str::to_owned), context: set(&keys::CONTEXT), namespace: set(&keys::NAMESPACE) };
+    let rooted = match pod::driver().map_err(Error::from)? {
+        Some(driver) => submitted(&parts, driver, access)?,
+        None => own_root(&parts, &executable, access)?,
+    };
+    let Rooted { cluster, owner, identity, program, root } = rooted;
+    let config = PodConfig {
+        cluster,
+        app: parts.app,
+        epoch: parts.epoch,
+        name: parts.name.to_owned(),
+        owner,
+        program: Some(program),
+        architecture: Some(needs.architecture.to_owned()),
+        store: parts.store_url.to_owned(),
+        memory,
+        executors,
+    };
+    let backend = PodBackend::new(config, parts.io.clone());
+    let cluster = Arc::new(Pods { backend, root });
+    Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory })
+}
+
+/// An application that has what its executors need.
+struct Rooted {
+    cluster: Cluster,
+    owner: OwnerReference,
+    identity: Identity,
+    /// The SHA-256 of the program.
+    program: String,
+    /// The root, if it is this driver's to keep and to remove.
+    root: Option<ClientRoot>,
+}
+
+/// The application of a driver that is a pod: all is there already.
+fn submitted(parts: &DriverParts<'_>, driver: DriverPod, access: Access) -> Result<Rooted, StartError> {
+    let identity = pod::identity().map_err(Error::from)?;
+    let made = parts.io.spawn(async move {
+        let cluster = Cluster::connect(&access).await?;
+        let owner = cluster.own_root().await.ok_or(Error::NoRoot)?;
+        Ok::<_, Error>((cluster, owner))
+    });
+    let (cluster, owner) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
+    Ok(Rooted { cluster, owner, identity, program: driver.program, root: None })
+}
+
+/// The application of a driver anywhere else: the program goes into the store, and the root is made with the executors' keys.
+fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) -> Result<Rooted, StartError> {
+    let authority = proto::tls::Authority::new(parts.app)?;
+    let identity = authority.issue(proto::tls::Role::Driver)?;
+    let Identity { ca_pem, cert_pem, key_pem } = authority.issue(proto::tls::Role::Executor)?;
+    let files = TlsFiles { ca_pem, cert_pem, key_pem };
+    let app = App { id: parts.app, name: parts.name.to_owned() };
+    let (store, root, program) = (Arc::clone(parts.store), parts.root.clone(), executable.clone());
+    let made = parts.io.spawn(async move {
+        let sent = async {
+            let hashing = program.clone();
+            let hash = tokio::task::spawn_blocking(move || hashing.hash()).await.map_err(|_| Error::Ended)??;
+            program::upload(&store, &root, program.path(), &hash).await.map_err(Error::from)?;
+            Ok::<_, StartError>(hash)
+        };
+        let rooted = async {
+            let cluster = Cluster::connect(&access).await.map_err(Error::from)?;
+            let root = ClientRoot::create(&cluster, &app, &files).await.map_err(Error::from)?;
+            Ok::<_, StartError>((cluster, root))
+        };
+        // Both are heard, so that a root that was made is removed again.
+        match tokio::join!(sent, rooted) {
+            (Ok(hash), Ok((cluster, root))) => Ok((hash, cluster, root)),
+            (Err(error), Ok((_, root))) => {
+                root.remove().await;
+                Err(error)
+            }
+            (_, Err(error)) => Err(error),
+        }
+    });
+    let (program, cluster, root) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
+    Ok(Rooted { cluster, owner: root.owner().clone(), identity, program, root: Some(root) })
+}
+
+/// The application and epoch of this driver: of its pod, in which it may have been started before, or new ones.
+pub(crate) fn who(io: &Handle, store: &Arc<dyn ObjectStore>, root: &Path) -> Result<(AppId, Epoch), StartError> {
+    let Some(driver) = pod::driver().map_err(Error::from)? else { return Ok((AppId::generate(), Epoch(1))) };
+    let (store, leases) =
+        (Arc::clone(store), Path::from_iter(root.parts().chain(Path::from(model::keys::LEASES).parts())));
+    let last = io.spawn(async move {
+        let listed: Vec<_> = store.list(Some(&leases)).try_collect().await?;
+        let epochs = listed.iter().filter_map(|object| model::keys::parse_lease(object.location.filename()?));
+        let epochs = epochs.filter(|(app, _)| *app == driver.app).map(|(_, epoch)| epoch.0);
+        Ok::<_, object_store::Error>(epochs.max().unwrap_or_default())
+    });
+    let last = futures::executor::block_on(last).map_err(|_| Error::Ended)?.map_err(Error::Leases)?;
+    Ok((driver.app, Epoch(last + 1)))
+}
+
+/// The version of glibc in the image.
+fn glibc(values: &Values) -> Result<(u32, u32), model::setting::InvalidSetting> {
+    let text = crate::config::IMAGE_GLIBC.value(values);
+    let version = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    version.ok_or_else(|| model::setting::InvalidSetting {
+        key: crate::config::IMAGE_GLIBC.key.to_owned(),
+        value: text.to_owned(),
+        want: "want a version such as 2.36".to_owned(),
+    })
+}
+
+/// Executors that are pods, and what owns them.
+struct Pods {
+    backend: Arc<PodBackend>,
+    /// None if it is whoever submitted the application that made it.
+    root: Option<ClientRoot>,
+}
+
+impl ClusterBackend for Pods {
+    fn set_target(&self, executors: u32) {
+        self.backend.set_target(executors);
+    }
+
+    fn release(&self, executor: ExecutorId) {
+        self.backend.release(executor);
+    }
+
+    fn dial(&self, executor: ExecutorId) -> BoxFuture<'_, Result<Connection, DialError>> {
+        self.backend.dial(executor)
+    }
+
+    fn events(&self) -> Pin<Box<dyn Stream<Item = ClusterEvent> + Send>> {
+        // Without its root the application has no pods, and gets none.
+        match &self.root {
+            Some(root) => {
+                let removed = root.lost().map(|why| ClusterEvent::Refused { why }).into_stream();
+                futures::stream::select(self.backend.events(), removed).boxed()
+            }
+            None => self.backend.events(),
+        }
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.backend.stop().await;
+            if let Some(root) = &self.root {
+                root.remove().await;
+            }
+        }
+        .boxed()
+    }
+}
