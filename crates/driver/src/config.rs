@@ -102,7 +102,7 @@ pub const EXECUTOR_INSTANCES: Setting = Setting::new(
     "executor.instances",
     Kind::Integer { min: 0, max: 10_000 },
     "0",
-    "On Kubernetes, the number of executors; 0 lets it follow the work, between allocation.min and allocation.max.",
+    "Where executors are pods, their number; 0 lets it follow the work, between allocation.min and allocation.max.",
 )
 .aliases(&["spark.executor.instances"]);
 
@@ -111,7 +111,7 @@ pub const ALLOCATION_MIN: Setting = Setting::new(
     "allocation.min",
     Kind::Integer { min: 0, max: 10_000 },
     "0",
-    "The fewest executors that an application keeps on Kubernetes.",
+    "Where executors are pods, the fewest that an application keeps.",
 )
 .aliases(&["spark.dynamicAllocation.minExecutors"]);
 
@@ -120,7 +120,7 @@ pub const ALLOCATION_INITIAL: Setting = Setting::new(
     "allocation.initial",
     Kind::Integer { min: 0, max: 10_000 },
     "1",
-    "How many executors an application asks for before its first job on Kubernetes.",
+    "Where executors are pods, how many an application asks for before its first job.",
 )
 .aliases(&["spark.dynamicAllocation.initialExecutors"]);
 
@@ -129,7 +129,7 @@ pub const ALLOCATION_MAX: Setting = Setting::new(
     "allocation.max",
     Kind::Integer { min: 1, max: 10_000 },
     "100",
-    "The most executors that an application asks for on Kubernetes.",
+    "Where executors are pods, the most that an application asks for.",
 )
 .aliases(&["spark.dynamicAllocation.maxExecutors"]);
 

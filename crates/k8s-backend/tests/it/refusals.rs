@@ -160,10 +160,7 @@ async fn a_missing_right_is_printed_as_a_rule() {
             _ => None,
         })
         .await;
-    assert!(
-        why.ends_with("add this rule to the Role: {apiGroups: [\"\"], resources: [pods], verbs: [list]}"),
-        "{why}"
-    );
+    assert!(why.ends_with("add this rule to the Role: {apiGroups: [\"\"], resources: [pods], verbs: [list]}"), "{why}");
     backend.stop().await;
     ground.leave().await;
 }
