@@ -87,8 +87,6 @@ pub fn settings() -> Vec<&'static Setting> {
         sql::config::SETTINGS,
         #[cfg(feature = "k8s")]
         K8S_SETTINGS,
-        #[cfg(feature = "k8s")]
-        k8s_backend::config::SETTINGS,
     ]
     .into_iter()
     .flatten()
