@@ -8,7 +8,8 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::jiff::Timestamp as Wall;
+/// A time of day: API objects say when they were made.
+pub use k8s_openapi::jiff::Timestamp as Wall;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions, PropagationPolicy};
 use model::Timestamp;
 use model::ids::{AppId, ExecutorId};

@@ -10,12 +10,17 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec, Secret};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use model::ids::AppId;
+use model::setting::{InvalidSetting, Values};
 use serde_json::json;
 
+use crate::backend::{SettingsError, template};
+use crate::config;
 use crate::names::{self, CONTAINER, Role};
-use crate::pod::DriverPod;
+use crate::pod::{AppPods, DriverPod};
+use crate::settings::{PodSettings, is_quantity};
 
 /// How long a Job is kept after its end: time enough to ask what became of it.
 pub const KEEP: Duration = Duration::from_secs(3_600);
@@ -49,6 +54,38 @@ pub struct DriverJob {
 }
 
 impl DriverJob {
+    /// Reads what the settings say of a driver, and its template's file. It gets the name of its own root, and runs without
+    /// end.
+    ///
+    /// # Errors
+    /// A value does not fit its key, or the template cannot be used.
+    pub fn read(of: AppPods, values: &Values, args: Vec<String>) -> Result<Self, SettingsError> {
+        let cores = config::DRIVER_CORES.value(values);
+        if !is_quantity(cores) {
+            let (key, value) = (config::DRIVER_CORES.key.to_owned(), cores.to_owned());
+            let want = "want a number as Kubernetes writes it: 2, 0.5, 500m".to_owned();
+            return Err(InvalidSetting { key, value, want }.into());
+        }
+        let queue = config::QUEUE.value(values);
+        let restarts = config::DRIVER_RESTARTS.integer(values)?;
+        Ok(Self {
+            restarts: u32::try_from(restarts).unwrap_or(u32::MAX),
+            timeout: None,
+            queue: (!queue.is_empty()).then(|| queue.to_owned()),
+            keep: KEEP,
+            pod: DriverPod {
+                root: names::root(of.app),
+                cores: Quantity(cores.to_owned()),
+                memory: config::DRIVER_MEMORY.bytes(values)?,
+                disk: config::DRIVER_DISK.bytes(values)?,
+                template: template(Role::Driver, values)?,
+                settings: PodSettings::read(&config::DRIVER, values)?,
+                args,
+                of,
+            },
+        })
+    }
+
     /// The Job, suspended: nothing runs before its Secrets are there.
     #[must_use]
     pub fn job(&self) -> Job {
@@ -169,6 +206,23 @@ mod tests {
             spec.template = PodTemplateSpec::default();
         }
         insta::assert_snapshot!(serde_saphyr::to_string(&job).unwrap());
+    }
+
+    #[test]
+    fn settings_say_what_a_driver_gets() {
+        let settings = [
+            ("k8s.driver.cores", "2"),
+            ("k8s.driver.memory", "3g"),
+            ("k8s.queue", "team-a"),
+            ("k8s.driver.restarts", "2"),
+        ];
+        let values: Values = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let job = DriverJob::read(driver_pod().of, &values, Vec::new()).unwrap();
+        assert_eq!((job.pod.cores.0.as_str(), job.pod.memory, job.restarts), ("2", 3 << 30, 2));
+        assert_eq!(job.queue.as_deref(), Some("team-a"));
+        let values = Values::from([("k8s.driver.cores".to_owned(), "two".to_owned())]);
+        let error = DriverJob::read(driver_pod().of, &values, Vec::new()).unwrap_err().to_string();
+        assert!(error.starts_with("set `k8s.driver.cores` to `two`: want a number"), "{error}");
     }
 
     #[test]

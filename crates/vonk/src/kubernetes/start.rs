@@ -4,7 +4,7 @@
 //! store while the application's root is made, and the backend asks for pods.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use driver::Executable;
 use driver::config::Allocation;
@@ -83,7 +83,9 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
     let slots = executors.cores;
     let executable = Executable::current();
     let needs = program::needs(executable.path()).map_err(Error::from)?;
-    needs.suit(executable.path(), &executors.image, glibc(values)?).map_err(Error::from)?;
+    // People know the program by its file, and not by the one that cannot be replaced while it runs.
+    let shown = std::env::current_exe().unwrap_or_else(|_| executable.path().to_owned());
+    needs.suit(&shown, &executors.image, glibc(values)?).map_err(Error::from)?;
 
     let set = |setting: &Setting| Some(setting.value(values).to_owned()).filter(|value| !value.is_empty());
     let access = Access { url: url.map(str::to_owned), context: set(&keys::CONTEXT), namespace: set(&keys::NAMESPACE) };
@@ -105,7 +107,7 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
         executors,
     };
     let backend = PodBackend::new(config, parts.io.clone());
-    let cluster = Arc::new(Pods { backend, root });
+    let cluster = Arc::new(Pods { backend, root, removed: Arc::default() });
     Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory })
 }
 
@@ -182,7 +184,7 @@ pub(crate) fn who(io: &Handle, store: &Arc<dyn ObjectStore>, root: &Path) -> Res
 }
 
 /// The version of glibc in the image.
-fn glibc(values: &Values) -> Result<(u32, u32), model::setting::InvalidSetting> {
+pub(crate) fn glibc(values: &Values) -> Result<(u32, u32), model::setting::InvalidSetting> {
     let text = crate::config::IMAGE_GLIBC.value(values);
     let version = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     version.ok_or_else(|| model::setting::InvalidSetting {
@@ -197,11 +199,13 @@ struct Pods {
     backend: Arc<PodBackend>,
     /// None if it is whoever submitted the application that made it.
     root: Option<ClientRoot>,
+    /// Why the application is over, once somebody has removed its root: without it, pods are deleted as soon as they are made.
+    removed: Arc<OnceLock<String>>,
 }
 
 impl ClusterBackend for Pods {
     fn set_target(&self, executors: u32) {
-        self.backend.set_target(executors);
+        self.backend.set_target(if self.removed.get().is_some() { 0 } else { executors });
     }
 
     fn release(&self, executor: ExecutorId) {
@@ -213,14 +217,24 @@ impl ClusterBackend for Pods {
     }
 
     fn events(&self) -> Pin<Box<dyn Stream<Item = ClusterEvent> + Send>> {
-        // Without its root the application has no pods, and gets none.
-        match &self.root {
-            Some(root) => {
-                let removed = root.lost().map(|why| ClusterEvent::Refused { why }).into_stream();
-                futures::stream::select(self.backend.events(), removed).boxed()
-            }
-            None => self.backend.events(),
-        }
+        let Some(root) = &self.root else { return self.backend.events() };
+        let (backend, known) = (Arc::clone(&self.backend), Arc::clone(&self.removed));
+        let lost = root.lost().map(move |why| {
+            let why = known.get_or_init(|| why).clone();
+            backend.set_target(0);
+            ClusterEvent::Refused { why }
+        });
+        let removed = Arc::clone(&self.removed);
+        let of_pods = self.backend.events().flat_map(move |event| {
+            let events = match removed.get() {
+                None => vec![event],
+                Some(_) if matches!(event, ClusterEvent::Reachable { .. }) => Vec::new(),
+                // An executor that joined meanwhile has let the refusal be forgotten.
+                Some(why) => vec![event, ClusterEvent::Refused { why: why.clone() }],
+            };
+            futures::stream::iter(events)
+        });
+        futures::stream::select(of_pods, lost.into_stream()).boxed()
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

@@ -11,8 +11,8 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use super::Usage;
 use super::submit::{Order, Program};
+use super::{Usage, upload};
 use crate::config::{APP_NAME, variable};
 
 /// Runs it. Returns only if it cannot be started.
@@ -23,13 +23,9 @@ pub(crate) fn run(order: Order) -> Result<u8, anyhow::Error> {
     let mut command = match &order.program {
         Program::Executable(path) => executable(path)?,
         Program::Sql(path) => {
-            let mut command = Command::new(std::env::current_exe().context("find this program")?);
+            let mut command = Command::new(upload::this()?);
             command.args(["sql", "--file"]).arg(path);
             command
-        }
-        Program::InImage(path) => {
-            let says = format!("run local://{path}: the driver is not in the image; add --deploy-mode cluster");
-            return Err(Usage(says).into());
         }
     };
     let mut values = order.config.values().clone();

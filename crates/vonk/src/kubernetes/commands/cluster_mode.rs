@@ -102,11 +102,11 @@ async fn make(
         let app = AppId::generate();
         let submission = submission(cluster, Some(store), order, app).await?;
         let submitted = submit(cluster, submission, &stop).await?;
-        if let Some(key) = order.key.as_ref().filter(|_| !submitted.attached) {
-            // Without the note the key is forgotten with its Job, an hour after its end.
-            if let Err(error) = history::note(store, &first_root(cluster, key), &submitted.app).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "note the idempotency key");
-            }
+        // Without the note the key is forgotten with its Job, an hour after its end.
+        if let Some(key) = order.key.as_ref().filter(|_| !submitted.attached)
+            && let Err(error) = history::note(store, &first_root(cluster, key), &submitted.app).await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "note the idempotency key");
         }
         Ok::<_, anyhow::Error>(submitted)
     };
@@ -238,20 +238,21 @@ async fn submission(
     let mut files: BTreeMap<String, String> = shipped::files(&order.config, cluster.namespace(), &order.name)?;
     let mut of = app_pods(&order.config, app, &order.name, store::shared_url(&order.config)?);
     let mut args = order.args.clone();
+    let uploaded;
     match &order.program {
         Program::Executable(path) => {
-            let uploaded = upload::program(store, path).await?;
-            of.program = Some(uploaded.sha256);
-            of.architecture = Some(uploaded.architecture);
+            uploaded = upload::program(&order.config, store, path).await?;
         }
         Program::Sql(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| anyhow::Error::new(error).context(Usage(format!("run {}", path.display()))))?;
             files.insert(SQL.to_owned(), text);
             args.splice(0..0, ["sql".to_owned(), "--file".to_owned(), format!("{}/{SQL}", shipped::FOLDER)]);
+            uploaded = upload::program(&order.config, store, &upload::this()?).await?;
         }
-        Program::InImage(path) => of.program = Some(format!("local://{path}")),
     }
+    of.program = Some(uploaded.hash);
+    of.architecture = Some(uploaded.architecture);
     let mut job = DriverJob::read(of, order.config.values(), args)?;
     job.timeout = order.timeout;
     Ok(Submission { job, config: files, key: order.key.clone() })

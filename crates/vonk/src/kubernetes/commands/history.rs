@@ -8,6 +8,7 @@ use k8s_backend::applications::{Application, Mode, Wall};
 use k8s_backend::exit;
 use model::events::AppEvent;
 use model::{AppId, keys};
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +106,6 @@ pub(crate) async fn past(store: &Store, app: AppId) -> Result<Option<Past>, Stor
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
     let text = async |path: &Path| -> Result<String, StoreError> {
         let failed = |source| StoreError::Request { step: "read", key: path.to_string(), source };
-        use object_store::ObjectStoreExt;
         let found = store.objects.get(path).await.map_err(failed)?;
         Ok(String::from_utf8_lossy(&found.bytes().await.map_err(failed)?).into_owned())
     };

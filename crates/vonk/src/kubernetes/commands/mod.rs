@@ -110,14 +110,17 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             _ => exit::WRONG,
         });
         let store = cause.downcast_ref().map(|error: &store::StoreError| error.exit_code());
-        submit.or(find).or(request).or(access).or(store)
+        let program = cause.downcast_ref().map(upload::exit_code);
+        submit.or(find).or(request).or(access).or(store).or(program)
     });
-    let wrong = error.chain().any(|cause| {
-        cause.is::<Usage>()
-            || cause.is::<SettingsError>()
-            || cause.is::<crate::config::Error>()
-            || cause.is::<model::setting::InvalidSetting>()
-    });
+    // What was added as context is no link of the chain.
+    let wrong = error.is::<Usage>()
+        || error.chain().any(|cause| {
+            cause.is::<Usage>()
+                || cause.is::<SettingsError>()
+                || cause.is::<crate::config::Error>()
+                || cause.is::<model::setting::InvalidSetting>()
+        });
     match (known, wrong) {
         (Some(code), _) => code,
         (None, true) => exit::WRONG,

@@ -1,19 +1,16 @@
 //! What is to be run, and where is its driver?
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use k8s_backend::config as keys;
 
-use super::connection::{Connection, url_of, want_kubernetes};
+use super::connection::{Connection, want_kubernetes};
 use super::output::Format;
 use super::spark::Spark;
 use super::{Usage, client_mode, cluster_mode, properties};
 use crate::config::{APP_NAME, Config};
-
-/// What precedes the path of a program that is in the image.
-const IN_IMAGE: &str = "local://";
 
 /// Where the driver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -46,13 +43,10 @@ pub(crate) enum DryRun {
 /// Flags of `vonk submit`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Submit {
-    /// An executable, a file with SQL (.sql), or local:///PATH of an executable in the image
+    /// An executable, or a file with SQL (.sql), and its arguments
+    #[arg(value_name = "PROGRAM", trailing_var_arg = true, allow_hyphen_values = true)]
     #[arg(required_unless_present_any = ["status", "kill"])]
-    program: Option<String>,
-
-    /// The program's arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
+    command: Vec<String>,
 
     /// Where the driver is
     #[arg(long, value_enum, default_value_t)]
@@ -148,17 +142,14 @@ pub(crate) enum Program {
     Executable(PathBuf),
     /// A file with SQL.
     Sql(PathBuf),
-    /// An executable in the image.
-    InImage(String),
 }
 
 impl Program {
     fn of(text: &str) -> Result<Self, Usage> {
-        if let Some(path) = text.strip_prefix(IN_IMAGE) {
-            return match path.starts_with('/') {
-                true => Ok(Self::InImage(path.to_owned())),
-                false => Err(Usage(format!("run `{text}`: want local:///PATH"))),
-            };
+        if text.contains("://") {
+            return Err(Usage(format!(
+                "run `{text}`: want a file of this machine; it is uploaded once, whatever image pods have"
+            )));
         }
         let path = PathBuf::from(text);
         match path.extension().and_then(|extension| extension.to_str()) {
@@ -173,10 +164,7 @@ impl Program {
 
     /// Its file's name, which is what people call it unless they say otherwise.
     pub(crate) fn file_name(&self) -> String {
-        let path = match self {
-            Self::Executable(path) | Self::Sql(path) => path.as_path(),
-            Self::InImage(path) => Path::new(path),
-        };
+        let (Self::Executable(path) | Self::Sql(path)) = self;
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }
@@ -251,7 +239,7 @@ impl Submit {
     }
 
     fn order(&self) -> Result<Order, anyhow::Error> {
-        let program = self.program.as_deref().ok_or_else(|| Usage("name a program to run".to_owned()))?;
+        let (program, args) = self.command.split_first().ok_or_else(|| Usage("name a program to run".to_owned()))?;
         let program = Program::of(program)?;
         let config = self.config()?;
         let name = match APP_NAME.value(config.values()) {
@@ -261,7 +249,7 @@ impl Submit {
         let usual = if self.idempotency_key.is_some() { OnSignal::Detach } else { OnSignal::Kill };
         Ok(Order {
             program,
-            args: self.args.clone(),
+            args: args.to_vec(),
             config,
             name,
             key: self.idempotency_key.clone(),
@@ -294,6 +282,7 @@ impl Submit {
         let number = |number: Option<u32>| number.map(|number| number.to_string());
         let flags = [
             (APP_NAME.key, self.name.clone(), "--name"),
+            (driver::config::EXECUTOR_INSTANCES.key, number(self.num_executors), "--num-executors"),
             (keys::EXECUTOR_CORES.key, number(self.executor_cores), "--executor-cores"),
             (executor::config::MEMORY.key, self.executor_memory.clone(), "--executor-memory"),
             (keys::DRIVER_CORES.key, self.driver_cores.clone(), "--driver-cores"),
@@ -302,16 +291,8 @@ impl Submit {
             (keys::QUEUE.key, self.queue.clone(), "--queue"),
             (keys::IMAGE.key, self.image.clone(), "--image"),
         ];
-        let executors = number(self.num_executors);
-        let counts = ["allocation.min", "allocation.initial", "allocation.max"];
-        let executors = counts.into_iter().map(|key| (key, executors.clone(), "--num-executors"));
-        flags.into_iter().chain(executors).filter_map(|(key, value, flag)| Some((key, value?, flag))).collect()
+        flags.into_iter().filter_map(|(key, value, flag)| Some((key, value?, flag))).collect()
     }
-}
-
-/// Whether a program's executors are pods.
-pub(crate) fn is_kubernetes(config: &Config) -> bool {
-    url_of(config).is_some()
 }
 
 #[cfg(test)]
@@ -334,8 +315,7 @@ mod tests {
     #[test]
     fn flags_after_the_program_are_the_programs() {
         let submit = parse(&["--deploy-mode", "cluster", "--name", "a", "./pi", "--name", "b", "-x"]);
-        assert_eq!(submit.program.as_deref(), Some("./pi"));
-        assert_eq!(submit.args, ["--name", "b", "-x"]);
+        assert_eq!(submit.command, ["./pi", "--name", "b", "-x"]);
         assert_eq!(submit.name.as_deref(), Some("a"));
     }
 
@@ -357,8 +337,7 @@ mod tests {
     #[test]
     fn what_cannot_run_says_why() {
         assert_eq!(Program::of("a/b.sql"), Ok(Program::Sql("a/b.sql".into())));
-        assert_eq!(Program::of("local:///usr/bin/pi"), Ok(Program::InImage("/usr/bin/pi".into())));
-        assert!(Program::of("local://pi").unwrap_err().to_string().contains("want local:///PATH"));
+        assert!(Program::of("local:///usr/bin/pi").unwrap_err().to_string().contains("want a file of this machine"));
         assert!(Program::of("a.jar").unwrap_err().to_string().contains("no JVM"));
         assert!(Program::of("a.py").unwrap_err().to_string().contains("no Python"));
         let with_class = parse(&["--class", "a.B", "pi"]);
