@@ -48,10 +48,10 @@ pub trait ToDataFrame {
     /// struct Word { text: String, length: u64 }
     ///
     /// let ctx = vonk::Context::builder().master("local[2]").build()?;
-    /// let words = ctx.parallelize(["to", "be", "or", "not"].map(str::to_owned), 2);
+    /// let words = ctx.parallelize(["to", "be", "or", "not"].map(str::to_owned));
     /// let words = words.map(|text| Word { length: text.len() as u64, text }).to_df(&ctx)?;
+    /// ctx.session()?.register_table("words", words.into_view())?;
     /// let longest = ctx.block_on(async {
-    ///     ctx.session()?.register_table("words", words.into_view())?;
     ///     ctx.collect_as::<Word>(ctx.sql("SELECT * FROM words ORDER BY length DESC LIMIT 1").await?).await
     /// })??;
     /// assert_eq!(longest[0].text, "not");
