@@ -60,6 +60,20 @@ fn stdin_and_files_hold_statements_and_commands() {
 }
 
 #[test]
+fn odd_values_of_partitions_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let statements = format!(
+        "COPY (SELECT 1 AS n, 'a b/c=d ü%25+x' AS k UNION ALL SELECT 2, 'plain' UNION ALL SELECT 3, NULL) TO '{out}/'
+             STORED AS PARQUET PARTITIONED BY (k);
+         CREATE EXTERNAL TABLE odd STORED AS PARQUET PARTITIONED BY (k) LOCATION '{out}/';
+         SELECT n, k FROM odd WHERE n < 3 ORDER BY n"
+    );
+    let outcome = run(&["--format", "csv", "-e", &statements]).succeeded();
+    assert!(outcome.stdout.ends_with("1,a b/c=d ü%25+x\n2,plain\n"), "{}", outcome.stdout);
+}
+
+#[test]
 fn files_are_tables_and_results_become_files() {
     let program = sql(&[
         "-e",

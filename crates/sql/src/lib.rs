@@ -29,6 +29,7 @@ mod spill;
 mod stage;
 mod stores;
 mod task;
+mod visible;
 mod write;
 
 pub use datafusion;

@@ -13,6 +13,8 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use url::Url;
 
+use crate::visible::Visible;
+
 /// Opens stores by URL, each once.
 pub(crate) struct Stores {
     own: Option<Url>,
@@ -27,14 +29,14 @@ impl Stores {
 
     fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         if url.scheme() == "file" {
-            return Ok(Arc::new(LocalFileSystem::new()));
+            return Ok(Arc::new(Visible(Arc::new(LocalFileSystem::new()))));
         }
         let mut root = url.clone();
         root.set_path("");
         root.set_query(self.own.as_ref().filter(|own| own.scheme() == url.scheme()).and_then(Url::query));
         let (store, _) =
             shuffle::store::open(root.as_str()).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(store)
+        Ok(Arc::new(Visible(store)))
     }
 }
 

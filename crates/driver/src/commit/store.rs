@@ -63,13 +63,8 @@ pub(super) async fn in_time<T>(request: impl Future<Output = Result<T, StoreErro
 }
 
 impl Files<'_> {
-    /// The key of a name below the destination.
+    /// The key of a name below the destination, which is escaped where a key must be: values of partitions are.
     pub(super) fn key(&self, name: &str) -> Path {
-        Path::from_iter(self.destination.path.parts().chain(Path::from(name).parts()))
-    }
-
-    /// The key of a name that came out of a list.
-    fn listed_key(&self, name: &str) -> Path {
         let parsed = Path::parse(name).unwrap_or_else(|_| Path::from(name));
         Path::from_iter(self.destination.path.parts().chain(parsed.parts()))
     }
@@ -156,7 +151,7 @@ impl Files<'_> {
     /// Deletes objects; those that are not there count as deleted.
     pub(super) async fn delete(&self, names: &[String]) -> Result<(), Error> {
         for batch in names.chunks(DELETE_BATCH) {
-            let keys: Vec<Path> = batch.iter().map(|name| self.listed_key(name)).collect();
+            let keys: Vec<Path> = batch.iter().map(|name| self.key(name)).collect();
             let request = || async {
                 let mut deleted = self.destination.store.delete_stream(stream::iter(keys.clone()).map(Ok).boxed());
                 let mut failed = None;
