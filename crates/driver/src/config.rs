@@ -254,6 +254,10 @@ impl Allocation {
 /// enough to make use of the cluster, and few enough that small jobs do not become a hundred tasks.
 const USUAL_EXECUTORS: u32 = 8;
 
+/// R9: backends have waited for what may still come, an image or a Secret, before they say that none can start. What a
+/// policy refuses stays refused.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
 /// Who else may see what is written to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreScope {
@@ -312,6 +316,7 @@ impl Limits {
                 stage_failures: count(STAGE_FAILURES)?,
                 infrastructure_losses: count(INFRASTRUCTURE_LOSSES)?,
                 no_executor: NO_EXECUTOR_TIMEOUT.duration(values)?,
+                no_executor_refused: REFUSED_FOR,
                 no_store: NO_STORE_TIMEOUT.duration(values)?,
                 locality_wait: LOCALITY_WAIT.duration(values)?,
                 ..scheduler::Config::default()

@@ -498,6 +498,11 @@ impl EventLoop {
         let attempt = status.attempt;
         match status.outcome {
             TaskOutcome::Failed(failure) => {
+                if failure.kind == FailureKind::Lost(LossCause::Released) {
+                    // It was told to end by its system, and would give back whatever it is sent.
+                    let why = "its system told it to end".to_owned();
+                    self.tell(Event::ExecutorDraining { executor, why });
+                }
                 self.blamed = match failure.kind {
                     FailureKind::MapOutput { shuffle, generation, object, .. } => {
                         object.map(|o| (shuffle, generation, o))

@@ -99,6 +99,14 @@ impl Lifetime {
         self.heartbeat = self.heartbeat.min(now + interval);
     }
 
+    /// The driver knows how long it is to be waited for: who was born in a pod was not told. Who lives in the driver's process
+    /// does not wait.
+    pub(crate) fn lost_after(&mut self, after: Duration) {
+        if let Some(known) = &mut self.lost_after {
+            *known = after;
+        }
+    }
+
     /// The driver has said something.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.heard = now;
@@ -173,6 +181,19 @@ mod tests {
         assert_eq!(life.due(begun + s(60)), Some(Due::Heartbeat));
         assert_eq!(life.next_deadline(), begun + s(65));
         assert_eq!(life.due(begun + s(90)), Some(Due::NoDriver));
+    }
+
+    #[test]
+    fn the_driver_says_how_long_it_is_waited_for() {
+        let begun = Instant::now();
+        let mut life = Lifetime::new(begun, Some(s(60)));
+        life.lost_after(s(120));
+        assert_eq!(life.due(begun + s(119)), Some(Due::Heartbeat));
+        assert_eq!(life.due(begun + s(120)), Some(Due::NoDriver));
+        let mut within = Lifetime::new(begun, None);
+        within.lost_after(s(1));
+        assert_eq!(within.due(begun + s(9)), Some(Due::Heartbeat));
+        assert_eq!(within.due(begun + s(9)), None);
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub(crate) struct Service {
     work: JoinSet<Done>,
     fetches: Arc<Semaphore>,
     life: Lifetime,
+    /// How long tasks may run on when the system tells it to end, once the driver has said so.
+    grace: Option<Duration>,
     /// As what it ends once it has drained.
     drained: End,
     totals: Totals,
@@ -167,6 +169,7 @@ impl Service {
             work: JoinSet::new(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             life: Lifetime::new(Instant::now(), lost_after),
+            grace: None,
             drained: End::Terminated,
             totals: Totals::default(),
         }
@@ -244,7 +247,7 @@ impl Service {
     fn handle(&mut self, event: Event) -> Option<End> {
         match event {
             Event::Ordered(Order::ParentGone) => return Some(End::ParentGone),
-            Event::Ordered(Order::Drain(grace)) => self.drain(grace),
+            Event::Ordered(Order::Drain(grace)) => self.drain(self.grace.unwrap_or(grace)),
             Event::Heard(None) => {
                 if self.connections.is_closed() {
                     return Some(End::Closed);
@@ -372,6 +375,14 @@ impl Service {
         match config::heartbeat_interval(&hello.settings) {
             Ok(interval) => self.life.beat_every(interval, now),
             Err(error) => tracing::warn!(%error, "heartbeats stay as they are"),
+        }
+        match config::LOST_AFTER.duration(&hello.settings) {
+            Ok(after) => self.life.lost_after(after),
+            Err(error) => tracing::warn!(%error, "the wait for a driver stays as it is"),
+        }
+        match config::DRAIN_GRACE.duration(&hello.settings) {
+            Ok(grace) => self.grace = Some(grace),
+            Err(error) => tracing::warn!(%error, "the grace of a drain stays as it is"),
         }
         if self.compute.is_none() {
             let means = self.means.take().map_or_else(|| Means::of(&hello), Ok);

@@ -15,6 +15,7 @@ use model::graph::Output;
 use model::ids::{AttemptId, Epoch, ExecutorId};
 use model::messages::{FromExecutor, HelloReply, Payload, TaskOutcome, TaskStatus, TaskSuccess, ToExecutor};
 use model::runner::{JobItem, JobRunner};
+use model::{Failure, FailureKind};
 use object_store::memory::InMemory;
 use tokio::time::timeout;
 
@@ -248,6 +249,34 @@ async fn a_task_that_a_broken_link_lost_is_launched_anew() {
     };
     let (items, ()) = tokio::join!(items(&driver, empty(1)), executor);
     assert_eq!(items.unwrap().len(), 1);
+    driver.stop(None).await;
+}
+
+/// It was told to end by its system. It got every task again at once, thousands of times until it was gone.
+#[tokio::test(start_paused = true)]
+async fn an_executor_that_gives_a_task_back_is_sent_no_other() {
+    let (backend, mut ends) = Scripted::new();
+    let (driver, heard) = start_over(Arc::new(InMemory::new()), Options::default(), backend);
+    let executor = async {
+        let mut link = ends.next().await.unwrap();
+        link.greet(|_| {}).await;
+        let attempt = link.launched().await[0];
+        let failure = Failure::new(FailureKind::Lost(LossCause::Released), "not begun: the executor drains");
+        let outcome = TaskOutcome::Failed(Box::new(failure));
+        link.say(FromExecutor::Status(vec![TaskStatus { number: 1, attempt, outcome }])).await;
+        loop {
+            match link.heard().await {
+                ToExecutor::Drain { .. } => return,
+                ToExecutor::Launch(tasks) => panic!("{} tasks are launched there", tasks.len()),
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        _ = items(&driver, empty(1)) => panic!("nobody has run the task"),
+        () = executor => {}
+    }
+    assert_eq!(heard.count(|e| matches!(e, AppEvent::TaskLaunched { .. })), 1);
     driver.stop(None).await;
 }
 
