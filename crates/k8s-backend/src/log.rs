@@ -58,6 +58,8 @@ pub async fn read(cluster: &Cluster, pod: &str, which: Which, lines: &mpsc::Send
             },
             // Whoever follows waits until it has begun.
             Err(answer) if which.follow && answer.code == 400 && place.last.is_empty() => false,
+            // It was there, and went while it was read.
+            Err(answer) if answer.code == 404 && !place.last.is_empty() => return Ok(()),
             Err(answer) if matches!(answer.code, 0 | 408 | 429 | 500..=599) => true,
             Err(answer) => return Err(answer),
         };

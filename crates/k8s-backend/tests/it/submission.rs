@@ -6,21 +6,26 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_backend::access::Cluster;
-use k8s_backend::applications::{find, remove, see};
+use k8s_backend::applications::{Wall, find, remove, roots, see};
 use k8s_backend::config::DRIVER;
+use k8s_backend::diagnose::{Severity, findings, gather};
 use k8s_backend::driver::End;
 use k8s_backend::exit;
 use k8s_backend::follow::{Followed, Heard, follow};
 use k8s_backend::job::{DriverJob, KEEP};
-use k8s_backend::names::{self, Role};
-use k8s_backend::pod::{AppPods, DriverPod};
+use k8s_backend::names;
+use k8s_backend::pod::{AppPods, DriverPod, ExecutorPods};
+use k8s_backend::preflight::{Outcome, Plan, checks, nobody};
+use k8s_backend::rights::{Part, Rule};
 use k8s_backend::settings::PodSettings;
 use k8s_backend::submit::{Submission, SubmitError, Submitted, submit, try_out};
+use k8s_backend::sweep::{STALE_AFTER, Sweep, sweep};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, PostParams};
-use model::ids::AppId;
+use model::ids::{AppId, Epoch};
 use model::setting::Values;
 use serde_json::json;
 use tokio::time::timeout;
@@ -272,6 +277,104 @@ async fn a_driver_that_cannot_start_says_why_and_is_removed() {
     place.leave().await;
 }
 
+/// The same cluster for a user who has these rules and nothing else.
+async fn as_user(place: &Place, rules: &[Rule]) -> Cluster {
+    let rules: Vec<_> = rules
+        .iter()
+        .map(|rule| json!({ "apiGroups": [rule.group], "resources": rule.resources, "verbs": rule.verbs }))
+        .collect();
+    let role: Role = made(json!({ "metadata": { "name": "ada" }, "rules": rules }));
+    let roles: Api<Role> = api(&place.cluster);
+    let _ = roles.delete("ada", &DeleteParams::default()).await;
+    roles.create(&PostParams::default(), &role).await.unwrap();
+    let binding: RoleBinding = made(json!({
+        "metadata": { "name": "ada" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "ada" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ada" }],
+    }));
+    let _ = api::<RoleBinding>(&place.cluster).create(&PostParams::default(), &binding).await;
+    let mut config = kube::Config::infer().await.unwrap();
+    config.auth_info.impersonate = Some("ada".into());
+    Cluster::with_client(kube::Client::try_from(config).unwrap(), place.cluster.namespace(), false)
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn a_submitter_needs_its_role_and_no_more() {
+    let place = Place::new().await;
+    let all = Part::Submitter.rules();
+    let mut few = all.clone();
+    few[0].verbs.retain(|verb| *verb != "patch");
+    let plan = |submission: &Submission| Plan {
+        part: Part::Submitter,
+        job: Some(submission.job.clone()),
+        executors: ExecutorPods {
+            of: submission.job.pod.of.clone(),
+            epoch: Epoch(1),
+            owner: nobody(&submission.job.pod.root),
+            cores: 1,
+            memory: 64 << 20,
+            disk: 64 << 20,
+            tls_secret: "none".into(),
+            template: None,
+            settings: PodSettings::default(),
+        },
+        count: 1,
+    };
+    let submission = place.submission("echo hello", &[]);
+    // Rights are known to the API server a moment after they were granted.
+    let cluster = as_user(&place, &few).await;
+    let missing = async || checks(&cluster, &plan(&submission)).await.unwrap();
+    let expected = "- {apiGroups: [batch], resources: [jobs], verbs: [patch]}\n";
+    until(async || {
+        missing().await[0].mend.as_deref().is_some_and(|mend| mend.ends_with(&format!("rules:\n{expected}")))
+    })
+    .await;
+    let cluster = as_user(&place, &all).await;
+    until(async || cluster.missing(Part::Submitter).await.unwrap().is_empty()).await;
+    let checked = checks(&cluster, &plan(&submission)).await.unwrap();
+    assert!(checked.iter().all(|check| check.outcome != Outcome::Failed), "{checked:#?}");
+    // Everything that commands do, with these rights alone.
+    let user = Place { cluster: cluster.clone() };
+    let submitted = user.submit(submission).await;
+    let (end, printed, _) = user.follow(&submitted).await;
+    assert_eq!((end.code, printed.as_str()), (exit::DONE, "hello\n"), "{end:?}");
+    let failed = user.submit(place.submission("echo wrong; exit 101", &[])).await;
+    assert_eq!(user.follow(&failed).await.0.code, exit::FAILED);
+    assert_eq!(roots(&cluster, &names::select_all()).await.unwrap().len(), 2);
+    let seeing = see(&cluster, find(&cluster, &failed.app).await.unwrap()).await.unwrap();
+    let gathered = gather(&cluster, &seeing).await.unwrap();
+    assert_eq!(gathered.unseen, Vec::<String>::new());
+    let found = findings(&seeing, &gathered, cluster.namespace(), Wall::now());
+    assert_eq!(found[0].severity, Severity::Fatal);
+    assert!(found[0].says.contains("the program panicked") && found[0].lines == ["wrong"], "{found:#?}");
+    remove(&cluster, &seeing.root).await.unwrap();
+    until(async || find(&cluster, &failed.app).await.is_err()).await;
+    sweep(&cluster, Sweep { older_than: STALE_AFTER, most: 20, jobs: true }).await.unwrap();
+    place.leave().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn a_lost_driver_begins_anew_if_it_may() {
+    let place = Place::new().await;
+    let mut submission = place.submission("trap 'exit 143' TERM; echo begun; busybox sleep 600 & wait", &[]);
+    submission.job.restarts = 1;
+    let submitted = place.submit(submission).await;
+    let pods: Api<Pod> = api(&place.cluster);
+    let name = place.running(&submitted).await.metadata.name.unwrap();
+    let (followed, _) = tokio::join!(place.follow(&submitted), async {
+        pods.delete(&name, &DeleteParams::default()).await.unwrap();
+        until(async || pods.get_opt(&name).await.unwrap().is_none()).await;
+        let second = place.running(&submitted).await.metadata.name.unwrap();
+        assert_ne!(second, name);
+        pods.delete(&second, &DeleteParams::default()).await.unwrap();
+    });
+    let (end, printed, _) = followed;
+    assert_eq!((end.code, printed.as_str()), (exit::LOST, "begun\nbegun\n"), "{end:?}");
+    place.leave().await;
+}
+
 #[tokio::test]
 #[ignore = "needs a cluster"]
 async fn whoever_is_interrupted_leaves_nothing_and_a_trial_makes_nothing() {
@@ -292,8 +395,8 @@ async fn whoever_is_interrupted_leaves_nothing_and_a_trial_makes_nothing() {
     place.running(&submitted).await;
     let root = find(&place.cluster, "a test").await.unwrap();
     let seeing = see(&place.cluster, root).await.unwrap();
-    let status = seeing.status(place.cluster.namespace(), k8s_openapi::jiff::Timestamp::now()).unwrap();
+    let status = seeing.status(place.cluster.namespace(), Wall::now()).unwrap();
     assert_eq!(status.pods.len(), 1, "{status:?}");
-    assert_eq!((status.pods[0].who.as_str(), status.pods[0].state.as_str()), (Role::Driver.word(), "running"));
+    assert_eq!((status.pods[0].who.as_str(), status.pods[0].state.as_str()), ("driver", "running"));
     place.leave().await;
 }

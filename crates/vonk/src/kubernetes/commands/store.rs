@@ -206,8 +206,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_there_is_nothing() {
         let store = Store { objects: Arc::new(object_store::memory::InMemory::new()), root: Path::default() };
-        assert_eq!(store.read("history/x").await.unwrap(), None);
-        store.write("history/x", b"y".to_vec()).await.unwrap();
-        assert_eq!(store.read("history/x").await.unwrap(), Some(b"y".to_vec()));
+        assert_eq!(store.read("a/note").await.unwrap(), None);
+        store.write("a/note", b"y".to_vec()).await.unwrap();
+        assert_eq!(store.read("a/note").await.unwrap(), Some(b"y".to_vec()));
     }
 }
