@@ -20,6 +20,7 @@ mod pki;
 mod processes;
 mod settings;
 mod state;
+mod test;
 mod up;
 
 use anyhow::Result;
@@ -37,6 +38,8 @@ pub(crate) enum ClusterCommand {
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
+    /// Runs Vonk's end-to-end tests with a cluster, which stays up.
+    Test(test::TestArgs),
     /// Stops it and removes everything that it made.
     Down,
     /// Packs the stock binary into an image, as docker/Dockerfile does, and gives it to every node that is up.
@@ -59,6 +62,7 @@ pub(crate) fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Build(args) => binaries::build(&args),
         ClusterCommand::Up(args) => up::up(&args),
         ClusterCommand::Run { command } => up::with_cluster(&command),
+        ClusterCommand::Test(args) => test::run(&args),
         ClusterCommand::Down => down::down(),
         ClusterCommand::Image(args) => image::run(&args),
         ClusterCommand::Chart(args) => chart::run(&args),

@@ -53,18 +53,20 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
 /// Runs a command with what it needs to find a cluster: the one that the environment names, else ours, which is started
 /// unless it is up.
 pub(crate) fn with_cluster(words: &[String]) -> Result<()> {
-    let named = ["KUBECONFIG", "VONK_TEST_S3_URL"].iter().all(|name| std::env::var_os(name).is_some());
-    let mut command = workspace_command(&words[0]);
-    command.args(&words[1..]);
-    if !named {
-        let state = State::find()?;
-        // Let go before the command runs: it may well be one of ours.
-        let alone = state::alone()?;
-        bring_up(&state, NODES)?;
-        drop(alone);
-        command.envs(environment(&state));
+    let environment = ensure()?;
+    run_shown(workspace_command(&words[0]).args(&words[1..]).envs(environment))
+}
+
+/// Sees that there is a cluster, and gives what finds it beyond what the environment says.
+pub(crate) fn ensure() -> Result<Vec<(&'static str, String)>> {
+    if ["KUBECONFIG", "VONK_TEST_S3_URL"].iter().all(|name| std::env::var_os(name).is_some()) {
+        return Ok(Vec::new());
     }
-    run_shown(&mut command)
+    let state = State::find()?;
+    // Let go before a command runs: it may well be one of ours.
+    let _alone = state::alone()?;
+    bring_up(&state, NODES)?;
+    Ok(environment(&state))
 }
 
 fn bring_up(state: &State, nodes: u8) -> Result<()> {

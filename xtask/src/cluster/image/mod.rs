@@ -16,7 +16,7 @@ use super::{machine, node, up};
 use crate::workspace::{cache, cargo, run as run_shown, target_folder};
 
 /// The names of the stock binary in an image: what pods of Vonk start, and what people type.
-const NAMES: [&str; 3] = ["vonk", "vonk-executor", "vonk-driver"];
+pub(crate) const NAMES: [&str; 3] = ["vonk", "vonk-executor", "vonk-driver"];
 
 /// Where programs lie in an image; on its path.
 const PROGRAMS: &str = "usr/local/bin";
@@ -66,10 +66,19 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         tell(&args.tag, image.write(archive)?);
         return Ok(());
     }
+    give_packed(&image, &program, &args.tag)
+}
+
+/// Gives every node an image of a program.
+pub(crate) fn give(program: &Path, tag: &str, names: &[String]) -> Result<()> {
+    give_packed(&pack(program, tag, names)?, program, tag)
+}
+
+fn give_packed(image: &Image, program: &Path, tag: &str) -> Result<()> {
     let folder = tempfile::tempdir_in(cache()?)?;
     let archive = folder.path().join("image.tar");
-    tell(&args.tag, image.write(&archive)?);
-    give_to_nodes(&archive, &format!("image --tag {} --binary {}", args.tag, program.display()))
+    tell(tag, image.write(&archive)?);
+    give_to_nodes(&archive, &format!("image --tag {tag} --binary {}", program.display()))
 }
 
 fn give_to_nodes(archive: &Path, command: &str) -> Result<()> {

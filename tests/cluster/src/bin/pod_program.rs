@@ -1,0 +1,148 @@
+//! What do the tests run? A program of Vonk's that tells its test where it is, and waits where a test wants it to.
+//!
+//! Notes: `map` and `reduce` (a task of the stage has begun), `runs` (a task waits), `hogs` (a task is about to allocate).
+//! Gates: `reduce`, `go`, `again`, which the tests open.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use vonk::Context;
+use vonk_cluster_tests::{meet, note, pass};
+
+#[derive(Parser)]
+struct Options {
+    #[command(flatten)]
+    vonk: vonk::Args,
+
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Sums rows by key; prints `key<TAB>rows<TAB>sum` lines in order.
+    Sum {
+        #[command(flatten)]
+        shape: Shape,
+        /// Reduce tasks wait for the gate `reduce`.
+        #[arg(long)]
+        hold: bool,
+        /// The same once more over the same shuffle, after the gate `again`.
+        #[arg(long)]
+        twice: bool,
+    },
+    /// Tasks wait for the gate `go`; prints the sum of their numbers.
+    Wait {
+        /// How many.
+        tasks: u32,
+    },
+    /// Two tasks, begun together, hold so many bytes each for a second; prints the sum of their numbers.
+    Hog {
+        /// In mebibytes.
+        mebibytes: usize,
+    },
+    /// Panics in a task.
+    Fail,
+    /// Prints a line on stdout, and one from a task on stderr.
+    Print,
+    /// Nothing at all, and leaves with this code.
+    Exit {
+        /// Which.
+        code: i32,
+    },
+}
+
+#[derive(clap::Args, Clone)]
+struct Shape {
+    /// Rows.
+    #[arg(long, default_value_t = 40_000)]
+    rows: u64,
+    /// Keys.
+    #[arg(long, default_value_t = 100)]
+    keys: u64,
+    /// Partitions that write.
+    #[arg(long, default_value_t = 4)]
+    maps: u32,
+    /// Partitions that read.
+    #[arg(long, default_value_t = 2)]
+    reduces: u32,
+}
+
+fn main() -> ExitCode {
+    vonk::main(|| {
+        let options = Options::parse();
+        let ctx = Context::builder().args(&options.vonk).build()?;
+        run(&ctx, options.job)?;
+        ctx.stop();
+        Ok(())
+    })
+}
+
+fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
+    match job {
+        Job::Sum { shape, hold, twice } => {
+            let sums = sums(ctx, &shape, hold);
+            print_sorted(sums.collect()?);
+            if twice {
+                pass("again");
+                print_sorted(sums.collect()?);
+            }
+        }
+        Job::Wait { tasks } => {
+            let numbers = ctx.range_into(0..u64::from(tasks), tasks).map(|number| {
+                note("runs");
+                pass("go");
+                number
+            });
+            println!("{}", numbers.sum()?);
+        }
+        Job::Hog { mebibytes } => {
+            let numbers = ctx.range_into(0..2, 2).map_with(mebibytes, |mebibytes, number| {
+                note("hogs");
+                meet("hogs", 2);
+                let held = vec![1u8; *mebibytes << 20];
+                std::thread::park_timeout(std::time::Duration::from_secs(1));
+                number + u64::from(std::hint::black_box(&held)[held.len() / 2])
+            });
+            println!("{}", numbers.sum()?);
+        }
+        Job::Fail => {
+            ctx.range_into(0..2, 2).foreach(|number| assert!(number != 1, "row {number} is wrong"))?;
+        }
+        Job::Print => {
+            let lines = ctx.range_into(0..1, 1).map(|number| {
+                eprintln!("a task says {number}");
+                format!("a driver says {number}")
+            });
+            lines.collect()?.iter().for_each(|line| println!("{line}"));
+        }
+        Job::Exit { code } => std::process::exit(code),
+    }
+    Ok(())
+}
+
+/// Rows by key, through a shuffle that keeps every row: `group_by_key` combines nothing on the map side.
+fn sums(ctx: &Context, shape: &Shape, hold: bool) -> vonk::Rdd<String> {
+    let Shape { rows, keys, maps, reduces } = *shape;
+    let per_map = rows / u64::from(maps);
+    let pairs = ctx.range_into(0..rows, maps).map_with((keys, per_map), |(keys, per_map), row| {
+        if row % per_map == 0 {
+            note("map");
+        }
+        (row % keys, row)
+    });
+    let lines = pairs.group_by_key_into(reduces).map_partitions(vonk::task!(move [hold] |groups| {
+        note("reduce");
+        if hold {
+            pass("reduce");
+        }
+        let lines = groups.map(|(key, rows)| format!("{key:04}\t{}\t{}", rows.len(), rows.iter().sum::<u64>()));
+        lines.collect::<Vec<String>>()
+    }));
+    lines.erase()
+}
+
+fn print_sorted(mut lines: Vec<String>) {
+    lines.sort_unstable();
+    lines.iter().for_each(|line| println!("{line}"));
+}
