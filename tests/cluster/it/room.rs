@@ -13,8 +13,8 @@ async fn a_quota_lets_a_job_go_on_with_fewer() {
     in_namespace(&[], async |ground| {
         ground.make::<ResourceQuota>(json!({ "metadata": { "name": "q" }, "spec": { "hard": { "pods": "2" } } })).await;
         let running = ground.start(&[("executor.instances", "10")], &["wait", "3"]);
-        let (_, said) = running.says("running with 2 of 10 executors").await;
-        assert!(said.contains("exceeded quota: q") && said.contains("pods=2"), "{said}");
+        let (_, said) = running.says("of 10 executors: exceeded quota").await;
+        assert!(said.contains("waiting: running with ") && said.contains("limited: pods=2"), "{said}");
         ground.noted("runs", 2).await;
         assert_eq!(ground.executors().await.len(), 2);
         ground.notes.open_gate("go").await.unwrap();
