@@ -205,7 +205,7 @@ pub(crate) fn of_quota(quota: &ResourceQuota) -> Vec<Finding> {
     }
 }
 
-/// Warnings about the root and its pods, equal ones once, the latest first.
+/// Warnings about the root and its pods, the latest of each reason: messages differ by the pod's name alone.
 fn of_events(seeing: &Seeing, gathered: &Gathered, now: Wall) -> Vec<Finding> {
     let root = seeing.root.name();
     let ours = |event: &&Event| {
@@ -215,21 +215,26 @@ fn of_events(seeing: &Seeing, gathered: &Gathered, now: Wall) -> Vec<Finding> {
         name == root || name.strip_prefix(root).is_some_and(|rest| rest.starts_with('-')) || executor
     };
     let warnings = gathered.events.iter().filter(ours).filter(|event| event.type_.as_deref() == Some("Warning"));
-    let mut equal: BTreeMap<(String, String), (Wall, i32)> = BTreeMap::new();
+    let mut reasons: BTreeMap<&str, (Wall, i32, &str)> = BTreeMap::new();
     for event in warnings {
-        let (reason, message) = (event.reason.clone().unwrap_or_default(), event.message.clone().unwrap_or_default());
-        let (last, count) = equal.entry((reason, message)).or_insert((Wall::MIN, 0));
-        *last = (*last).max(when(event).unwrap_or(Wall::MIN));
+        let happened = when(event).unwrap_or(Wall::MIN);
+        let (last, count, message) =
+            reasons.entry(event.reason.as_deref().unwrap_or_default()).or_insert((Wall::MIN, 0, ""));
+        if happened >= *last {
+            (*last, *message) = (happened, event.message.as_deref().unwrap_or_default());
+        }
         *count += event.count.unwrap_or(1).max(1);
     }
-    let mut equal: Vec<_> = equal.into_iter().collect();
-    equal.sort_by_key(|(_, (last, _))| std::cmp::Reverse(*last));
-    let say = |((reason, message), (last, count)): ((String, String), (Wall, i32))| {
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, (last, ..))| std::cmp::Reverse(*last));
+    let mut said = Vec::new();
+    for (reason, (last, count, message)) in reasons.into_iter().take(EVENTS) {
         let times = if count > 1 { format!(", {count} times") } else { String::new() };
         let age = Duration::try_from(now.duration_since(last)).unwrap_or_default();
-        Finding::new(Severity::Note, format!("event {reason}, {} ago{times}: {}", ago(age), message.trim()))
-    };
-    equal.into_iter().take(EVENTS).map(say).collect()
+        let says = format!("event {reason}, {} ago{times}: {}", ago(age), message.trim());
+        said.push(Finding::new(Severity::Note, says));
+    }
+    said
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
     let mut signals = Signals::new()?;
     let cluster = connect(&order.config).await?;
     if order.dry_run.is_some() {
-        return dry_run(&cluster, &order).await;
+        return Box::pin(dry_run(&cluster, &order)).await;
     }
     let store = store::open(&order.config)?;
     let submitted = match known(&cluster, &store, &order).await? {
@@ -54,7 +54,7 @@ pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
             say_submitted(&order, &app, cluster.namespace(), true);
             return Ok(ended(&order, &app, &End { code, why: past.end.flatten().unwrap_or_default() }));
         }
-        None => match make(&cluster, &store, &order, &mut signals).await? {
+        None => match Box::pin(make(&cluster, &store, &order, &mut signals)).await? {
             Ok(submitted) => submitted,
             Err(received) => return Ok(received.code),
         },
@@ -63,7 +63,7 @@ pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
     if order.detach {
         return Ok(exit::DONE);
     }
-    stay(&cluster, &order, &submitted, &mut signals).await
+    Box::pin(stay(&cluster, &order, &submitted, &mut signals)).await
 }
 
 /// An application that was submitted before with the same key.
@@ -101,7 +101,7 @@ async fn make(
     let making = async {
         let app = AppId::generate();
         let submission = submission(cluster, Some(store), order, app).await?;
-        let submitted = submit(cluster, submission, &stop).await?;
+        let submitted = Box::pin(submit(cluster, submission, &stop)).await?;
         // Without the note the key is forgotten with its Job, an hour after its end.
         if let Some(key) = order.key.as_ref().filter(|_| !submitted.attached)
             && let Err(error) = history::note(store, &first_root(cluster, key), &submitted.app).await
@@ -238,19 +238,16 @@ async fn submission(
     let mut files: BTreeMap<String, String> = shipped::files(&order.config, cluster.namespace(), &order.name)?;
     let mut of = app_pods(&order.config, app, &order.name, store::shared_url(&order.config)?);
     let mut args = order.args.clone();
-    let uploaded;
-    match &order.program {
-        Program::Executable(path) => {
-            uploaded = upload::program(&order.config, store, path).await?;
-        }
+    let uploaded = match &order.program {
+        Program::Executable(path) => upload::program(&order.config, store, path).await?,
         Program::Sql(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| anyhow::Error::new(error).context(Usage(format!("run {}", path.display()))))?;
             files.insert(SQL.to_owned(), text);
             args.splice(0..0, ["sql".to_owned(), "--file".to_owned(), format!("{}/{SQL}", shipped::FOLDER)]);
-            uploaded = upload::program(&order.config, store, &upload::this()?).await?;
+            upload::program(&order.config, store, &upload::this()?).await?
         }
-    }
+    };
     of.program = Some(uploaded.hash);
     of.architecture = Some(uploaded.architecture);
     let mut job = DriverJob::read(of, order.config.values(), args)?;

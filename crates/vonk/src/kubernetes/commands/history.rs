@@ -78,8 +78,7 @@ pub(crate) async fn all(store: &Store) -> Result<Vec<Past>, StoreError> {
     let folder = store.below(keys::HISTORY);
     let failed = |source| StoreError::Request { step: "list", key: keys::HISTORY.to_owned(), source };
     let listed = store.objects.list_with_delimiter(Some(&folder)).await.map_err(failed)?;
-    let mut apps: Vec<AppId> =
-        listed.common_prefixes.iter().filter_map(|path| path.parts().last()?.as_ref().parse().ok()).collect();
+    let mut apps: Vec<AppId> = listed.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok()).collect();
     apps.sort_unstable_by_key(|app| std::cmp::Reverse(*app));
     apps.truncate(MOST);
     let looked: Vec<_> = stream::iter(apps).map(|app| past(store, app)).buffered(AT_ONCE).collect().await;

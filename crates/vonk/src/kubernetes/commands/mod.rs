@@ -76,13 +76,13 @@ impl Command {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let code = runtime.block_on(async {
             match self {
-                Self::Submit(submit) => submit.run().await,
+                Self::Submit(submit) => Box::pin(submit.run()).await,
                 Self::List(list) => list.run().await,
                 Self::Status(status) => status.run().await,
                 Self::Logs(logs) => logs.run().await,
                 Self::Kill(kill) => kill.run().await,
                 Self::Diagnose(diagnose) => diagnose.run().await,
-                Self::Preflight(preflight) => preflight.run().await,
+                Self::Preflight(preflight) => Box::pin(preflight.run()).await,
                 Self::Gc(gc) => gc.run().await,
                 Self::Repair(repair) => repair.run().await,
             }

@@ -146,6 +146,9 @@ pub(crate) enum Program {
 
 impl Program {
     fn of(text: &str) -> Result<Self, Usage> {
+        if text.starts_with('-') {
+            return Err(Usage(no_flag(text)));
+        }
         if text.contains("://") {
             return Err(Usage(format!(
                 "run `{text}`: want a file of this machine; it is uploaded once, whatever image pods have"
@@ -167,6 +170,17 @@ impl Program {
         let (Self::Executable(path) | Self::Sql(path)) = self;
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
+}
+
+/// What begins like a flag and is none of ours was meant as one: flags of the program come after it.
+fn no_flag(text: &str) -> String {
+    let given = text.split('=').next().unwrap_or(text);
+    let command = <Submit as clap::Args>::augment_args(clap::Command::new("submit"));
+    let flags: Vec<String> =
+        command.get_arguments().filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect();
+    let nearest = crate::config::nearest(given, flags.iter().map(String::as_str));
+    let advice = nearest.map(|flag| format!("; did you mean `{flag}`?")).unwrap_or_default();
+    format!("use {given}: vonk submit has no such flag, and the program's own come after the program{advice}")
 }
 
 /// An application that is to be submitted.
@@ -235,7 +249,8 @@ impl Submit {
         }
         let order = self.order()?;
         want_kubernetes(&order.config)?;
-        cluster_mode::run(order).await
+        // Boxed: it holds all that is submitted while it waits.
+        Box::pin(cluster_mode::run(order)).await
     }
 
     fn order(&self) -> Result<Order, anyhow::Error> {
@@ -340,6 +355,8 @@ mod tests {
         assert!(Program::of("local:///usr/bin/pi").unwrap_err().to_string().contains("want a file of this machine"));
         assert!(Program::of("a.jar").unwrap_err().to_string().contains("no JVM"));
         assert!(Program::of("a.py").unwrap_err().to_string().contains("no Python"));
+        let unknown = Program::of("--idempotency-kex=1").unwrap_err().to_string();
+        assert!(unknown.ends_with("did you mean `--idempotency-key`?"), "{unknown}");
         let with_class = parse(&["--class", "a.B", "pi"]);
         assert!(with_class.runs_here().unwrap_err().to_string().contains("no JVM"));
     }
