@@ -16,6 +16,7 @@ use model::messages::{
     ExecutorHeartbeat, FromExecutor, Hello, HelloReply, LaunchTask, Payload, StageBody, TaskOutcome, TaskSuccess,
     ToExecutor,
 };
+use model::setting::Setting;
 use model::shuffle::ReadPlan;
 use model::{AttemptId, Failure, FailureKind, StageAttempt, StageId, keys};
 use object_store::path::Path;
@@ -376,12 +377,17 @@ impl Service {
             Ok(interval) => self.life.beat_every(interval, now),
             Err(error) => tracing::warn!(%error, "heartbeats stay as they are"),
         }
-        match config::LOST_AFTER.duration(&hello.settings) {
-            Ok(after) => self.life.lost_after(after),
+        // What is at its default says nothing: a birth may have said something else.
+        let told = |setting: Setting| {
+            let set = hello.settings.contains_key(setting.key);
+            set.then(|| setting.duration(&hello.settings)).transpose()
+        };
+        match told(config::LOST_AFTER) {
+            Ok(after) => after.into_iter().for_each(|after| self.life.lost_after(after)),
             Err(error) => tracing::warn!(%error, "the wait for a driver stays as it is"),
         }
-        match config::DRAIN_GRACE.duration(&hello.settings) {
-            Ok(grace) => self.grace = Some(grace),
+        match told(config::DRAIN_GRACE) {
+            Ok(grace) => self.grace = grace.or(self.grace),
             Err(error) => tracing::warn!(%error, "the grace of a drain stays as it is"),
         }
         if self.compute.is_none() {
