@@ -104,6 +104,8 @@ struct Following<'a> {
     /// Pods by their uid.
     pods: BTreeMap<String, Known>,
     listed: Vec<Pod>,
+    /// All pods that there were at the beginning are known: who looks later finds the end and the last pod at once.
+    all_listed: bool,
     /// Which pods' logs are read.
     read: Vec<String>,
     readers: JoinSet<()>,
@@ -127,6 +129,7 @@ impl<'a> Following<'a> {
             job: None,
             pods: BTreeMap::new(),
             listed: Vec::new(),
+            all_listed: false,
             read: Vec::new(),
             readers: JoinSet::new(),
             lines,
@@ -197,6 +200,7 @@ impl<'a> Following<'a> {
             Ok(Event::InitApply(pod)) => self.listed.push(pod),
             Ok(Event::InitDone) => {
                 let listed = std::mem::take(&mut self.listed);
+                self.all_listed = true;
                 let there: Vec<_> = listed.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
                 listed.iter().for_each(|pod| self.seen(pod));
                 let gone = self.pods.iter_mut().filter(|(uid, _)| !there.contains(uid));
@@ -301,6 +305,9 @@ impl<'a> Following<'a> {
     }
 
     async fn judge(&mut self, heard: &mut (dyn FnMut(Heard) + Send)) -> Option<End> {
+        if !self.all_listed && self.away_since.is_none_or(|since| since.elapsed() < AWAY_FOR) {
+            return None;
+        }
         let pods = self.in_order();
         if let Some(since) = self.deleted_since {
             // An end that was seen before goes before the end of the Job.

@@ -159,9 +159,11 @@ async fn what_a_driver_prints_arrives_and_its_exit_code_too() {
 
     let done = place.submit(place.submission("exit 0", &[])).await;
     assert_eq!(place.follow(&done).await.0, End { code: exit::DONE, why: String::new() });
-    // Whoever comes later hears the same.
-    let again = place.follow(&submitted).await;
-    assert_eq!((again.0.code, again.1), (3, printed));
+    // Whoever comes later hears the same, whichever of Job and pods it sees first.
+    for _ in 0..5 {
+        let again = place.follow(&submitted).await;
+        assert!(again.0.code == 3 && again.1 == printed, "{:?} after {} bytes", again.0, again.1.len());
+    }
     place.leave().await;
 }
 
