@@ -86,6 +86,11 @@ pub fn nobody(root: &str) -> OwnerReference {
 /// # Errors
 /// The API server does not answer.
 pub async fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>, AccessError> {
+    // Boxed: it holds the objects that are tried while it waits.
+    Box::pin(looked(cluster, plan)).await
+}
+
+async fn looked(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>, AccessError> {
     let mut checks = vec![rights(cluster, plan.part).await?];
     let executor = plan.executors.pod(1, &Default::default());
     let driver = plan.job.as_ref().map(|job| job.pod.pod());

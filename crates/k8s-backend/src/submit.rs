@@ -116,6 +116,15 @@ pub async fn attached(cluster: &Cluster, key: &str) -> Result<Option<Submitted>,
 /// Leaves a Job that never runs, and that a sweep removes.
 pub async fn submit(
     cluster: &Cluster,
+    submission: Submission,
+    stop: &CancellationToken,
+) -> Result<Submitted, SubmitError> {
+    // Boxed: it holds every object that it makes while it waits.
+    Box::pin(submitted(cluster, submission, stop)).await
+}
+
+async fn submitted(
+    cluster: &Cluster,
     mut submission: Submission,
     stop: &CancellationToken,
 ) -> Result<Submitted, SubmitError> {
@@ -242,6 +251,10 @@ where
 /// # Errors
 /// What it would say.
 pub async fn try_out(cluster: &Cluster, submission: &Submission) -> Result<(), SubmitError> {
+    Box::pin(tried_out(cluster, submission)).await
+}
+
+async fn tried_out(cluster: &Cluster, submission: &Submission) -> Result<(), SubmitError> {
     let dry = PostParams { dry_run: true, field_manager: None };
     let (jobs, secrets, config_maps): (Api<Job>, Api<Secret>, Api<ConfigMap>) =
         (cluster.api(), cluster.api(), cluster.api());
