@@ -41,7 +41,7 @@ pub(crate) fn answer(error: &kube::Error) -> Answer {
 }
 
 /// An error and its sources on one line. Libraries repeat their sources in their own text.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

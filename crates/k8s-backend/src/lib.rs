@@ -35,3 +35,5 @@ pub mod sweep;
 pub mod template;
 mod watcher;
 pub mod why;
+
+pub use answer::chain;

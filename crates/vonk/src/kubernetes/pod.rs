@@ -13,6 +13,7 @@ use std::{fs, io};
 
 use driver::Executable;
 use executor::start::Birth;
+use k8s_backend::names::PORT;
 use model::setting::{InvalidSetting, Values};
 use model::{AppId, Epoch, ExecutorId};
 use proto::tls::Identity;
@@ -40,9 +41,6 @@ pub(crate) const WORK: &str = "/vonk/work";
 
 /// Where the files of the application's keys are.
 const TLS: &str = "/vonk/tls";
-
-/// The port at which an executor listens for its driver.
-const PORT: u16 = 7079;
 
 /// The program could not be fetched.
 const NOT_FETCHED: i32 = 81;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use driver::commit::Destination;
-use k8s_backend::exit;
 use k8s_backend::preflight::{Check, Outcome};
+use k8s_backend::{chain, exit};
 use model::{AppId, Failure, keys};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
@@ -169,20 +169,6 @@ fn clock(written_unix_ms: i64) -> Check {
         true => Check::new("clocks", Outcome::Warning, format!("{says}: certificates and signatures may be refused")),
         false => Check::new("clocks", Outcome::Passed, says),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
