@@ -221,7 +221,7 @@ impl Driver {
 
     async fn clean_up(&self, remains: Option<Remains>, executors_ended: bool) {
         let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (keys, lost) = remains.map_or((Vec::new(), true), |remains| (remains.keys, remains.lost_executors));
+        let (keys, lost) = remains.map_or((Vec::new(), true), |remains| (remains.keys, remains.unnamed));
         let Some(lease) = lease else {
             self.cleaner.rest(keys).await;
             return;

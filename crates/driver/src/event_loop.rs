@@ -62,6 +62,9 @@ const OVERDUE: Duration = Duration::from_secs(1);
 /// The store's answers are told to the scheduler at most so often.
 const STORE_NEWS: Duration = Duration::from_secs(1);
 
+/// The last lines of so many lost executors are remembered; a job that fails for one fails soon.
+const LAST_LINES_OF: usize = 64;
+
 /// So many different warnings are shown; more would bury what matters.
 const WARNINGS: usize = 1_000;
 
@@ -89,8 +92,8 @@ pub(crate) enum Message {
 pub(crate) struct Remains {
     /// Keys of shuffles that were not released.
     pub(crate) keys: Vec<String>,
-    /// An executor was lost: objects may exist that nobody knows of.
-    pub(crate) lost_executors: bool,
+    /// An executor was lost, or a job failed or was cancelled: objects may exist that no status names.
+    pub(crate) unnamed: bool,
 }
 
 /// What the loop is made with.
@@ -166,8 +169,36 @@ pub(crate) struct EventLoop {
     began: Instant,
     now: Timestamp,
     store_answered: Option<Timestamp>,
-    lost_executors: bool,
+    unnamed: bool,
     doomed: Option<String>,
+    last_lines: LastLines,
+}
+
+/// What executors that were lost had printed last.
+#[derive(Default)]
+struct LastLines(BTreeMap<ExecutorId, Vec<String>>);
+
+impl LastLines {
+    fn note(&mut self, executor: ExecutorId, lines: Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        self.0.insert(executor, lines);
+        if self.0.len() > LAST_LINES_OF {
+            self.0.pop_first();
+        }
+    }
+
+    /// A failure that an executor could not tell any more tells what it had printed.
+    fn added_to(&self, mut failure: Failure) -> Failure {
+        if failure.last_lines.is_empty()
+            && matches!(failure.kind, FailureKind::Lost(_))
+            && let Some(lines) = failure.executor.and_then(|executor| self.0.get(&executor))
+        {
+            failure.last_lines.clone_from(lines);
+        }
+        failure
+    }
 }
 
 /// However the loop ends, nobody can ask it any more.
@@ -202,8 +233,9 @@ impl EventLoop {
             began: Instant::now(),
             now: Timestamp::default(),
             store_answered: None,
-            lost_executors: false,
+            unnamed: false,
             doomed: None,
+            last_lines: LastLines::default(),
             parts,
         }
     }
@@ -279,7 +311,7 @@ impl EventLoop {
         self.record(|_| AppEvent::ApplicationEnded { error });
         self.end_turn();
         self.leave();
-        Remains { keys: self.registry.keys(), lost_executors: self.lost_executors }
+        Remains { keys: self.registry.keys(), unnamed: self.unnamed }
     }
 
     /// Lets go of executors: none is replaced any more.
@@ -390,7 +422,8 @@ impl EventLoop {
                 };
                 self.executors.insert(executor, remote);
             }
-            ClusterEvent::Lost { executor, cause, why } => {
+            ClusterEvent::Lost { executor, cause, why, last_lines } => {
+                self.last_lines.note(executor, last_lines);
                 // A process that has drained ends by itself, perhaps before it is released.
                 let drains = self.executors.get(&executor).is_some_and(|remote| remote.drains);
                 let cause = if drains && cause == LossCause::Program { LossCause::Released } else { cause };
@@ -654,6 +687,7 @@ impl EventLoop {
             }
             Action::VoidStage { stage } => self.jobs.void_stage(stage),
             Action::ReportFailure { attempt, executor, failure, retried } => {
+                let failure = self.last_lines.added_to(failure);
                 self.record(|_| AppEvent::TaskFailed { attempt, executor, failure, retried });
             }
             Action::StageStarted { job, stage, attempt, tasks } => {
@@ -729,7 +763,7 @@ impl EventLoop {
             remote.closed.cancel();
         }
         self.held.retain(|_, held| held.executor != executor);
-        self.lost_executors |= cause != LossCause::Released && cause != LossCause::Start;
+        self.unnamed |= cause != LossCause::Released && cause != LossCause::Start;
         self.parts.backend.release(executor);
         self.record(|_| AppEvent::ExecutorLost { executor, cause, why });
     }
@@ -743,8 +777,10 @@ impl EventLoop {
         }
         let Some(running) = self.jobs.end(job) else { return };
         self.delivered.remove(&job);
+        // Tasks that were stopped on the way may have stored what no status names.
+        self.unnamed |= end.is_err();
         let end = end.map_err(|(failure, earlier)| {
-            let name = running.name.clone();
+            let (name, failure) = (running.name.clone(), self.last_lines.added_to(failure));
             match (&self.doomed, failure.kind == FailureKind::Cancelled) {
                 (Some(why), true) => JobError::Ended { why: why.clone() },
                 (None, true) => JobError::Cancelled { name, why: failure.to_string() },

@@ -3,6 +3,7 @@
 //! A store that others see is claimed before the first object is written, and the claim renewed while the driver lives.
 //! A store of this process alone needs neither.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use shuffle::sweep::{self, LEASE_LIMIT, Lease, Leftovers, RENEW_EVERY, SettleWrites};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit;
@@ -26,6 +27,10 @@ const RENEW_AT_MOST: Duration = Duration::from_secs(1);
 
 /// A renewal that failed is tried again after a tenth of the usual time.
 const RETRIES_PER_RENEWAL: u32 = 10;
+
+/// An application that ends while its claim is on its way waits so long for the answer: a lease that nobody heard of would stay
+/// in the store until it has expired.
+const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 
 /// Claims the epoch, says so, sweeps what dead drivers left, and renews until told to stop; gives the lease back.
 pub(crate) struct Holder {
@@ -46,9 +51,13 @@ impl Holder {
         stopped: CancellationToken,
         given: oneshot::Sender<Lease>,
     ) {
+        let mut claim = pin!(Lease::claim(Arc::clone(&self.store), &self.root, self.app, self.epoch));
         let claim = tokio::select! {
-            claim = Lease::claim(Arc::clone(&self.store), &self.root, self.app, self.epoch) => claim,
-            () = stopped.cancelled() => return, // if it was claimed unheard, it expires
+            claim = &mut claim => claim,
+            () = stopped.cancelled() => match timeout(CLAIM_WITHIN, claim).await {
+                Ok(claim) => claim,
+                Err(_) => return, // if it was claimed unheard, it expires
+            },
         };
         let lease = match claim {
             Ok(lease) => lease,

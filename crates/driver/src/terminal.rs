@@ -8,6 +8,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use executor::printed::Printed;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use model::events::{AppEvent, Record};
 use model::ids::StageId;
@@ -46,6 +47,8 @@ impl Progress {
 pub struct Terminal {
     shared: Arc<Mutex<Shared>>,
     lines: MultiProgress,
+    /// The end of what is said here, for history.
+    said: Option<Arc<Printed>>,
 }
 
 struct Shared {
@@ -77,7 +80,13 @@ impl Terminal {
             hidden: false,
             work: None,
         };
-        Self { shared: Arc::new(Mutex::new(shared)), lines: MultiProgress::with_draw_target(target) }
+        Self { shared: Arc::new(Mutex::new(shared)), lines: MultiProgress::with_draw_target(target), said: None }
+    }
+
+    /// Keeps the end of what is said, live lines apart.
+    #[must_use]
+    pub fn keeping(self, said: Arc<Printed>) -> Self {
+        Self { said: Some(said), ..self }
     }
 
     /// What hears the records for it.
@@ -88,6 +97,10 @@ impl Terminal {
 
     /// Writes a line, log lines too, without tearing the live lines.
     pub fn print(&self, text: &[u8]) {
+        if let Some(said) = &self.said {
+            // What cannot be kept is shown all the same.
+            let _ = said.add(text);
+        }
         self.lines.suspend(|| {
             // A closed stderr is no reason to end a program.
             let _ = std::io::stderr().lock().write_all(text);
@@ -273,10 +286,13 @@ fn summary(status: &Status, elapsed: Duration) -> String {
         count(status.tasks_done, "task"),
     );
     let shuffled = status.metrics.shuffle_write_bytes;
+    let (dropped, mended) = (status.metrics.broken_rows_dropped, status.metrics.broken_rows_mended);
     for (shown, part) in [
         (status.jobs_failed > 0, format!("; {}", count(u64::from(status.jobs_failed), "failed job"))),
         (shuffled > 0, format!("; shuffled {}", HumanBytes(shuffled))),
         (status.metrics.spilled_bytes > 0, format!("; spilled {}", HumanBytes(status.metrics.spilled_bytes))),
+        (dropped > 0, format!("; {} left out", count(dropped, "broken row"))),
+        (mended > 0, format!("; {} read with nulls", count(mended, "broken row"))),
         (status.tasks_failed > 0, format!("; {}", count(status.tasks_failed, "failed attempt"))),
         (status.executors_lost > 0, format!("; {}", count(u64::from(status.executors_lost), "lost executor"))),
     ] {
@@ -301,6 +317,12 @@ mod tests {
         assert_eq!(
             summary(&status, Duration::from_millis(4_210)),
             "1 job, 2 stages, 1,214 tasks in 4.2 s; shuffled 3.00 MiB; 1 failed attempt"
+        );
+        (status.tasks_failed, status.metrics) = (0, TaskMetrics { broken_rows_dropped: 3, ..TaskMetrics::default() });
+        status.metrics.broken_rows_mended = 1;
+        assert_eq!(
+            summary(&status, Duration::from_millis(4_210)),
+            "1 job, 2 stages, 1,214 tasks in 4.2 s; 3 broken rows left out; 1 broken row read with nulls"
         );
     }
 }

@@ -12,6 +12,7 @@
 //! - `lifetime`: when does it say that it lives, when does it drain, when does it end itself?
 //! - `slots`, `compute_pool`: how many tasks now, and on which threads?
 //! - `task`: how is an attempt decoded, run, contained, reported? [`BodyRunner`], [`TaskContext`], [`TaskProduct`]
+//! - `printed`: what has it printed last?
 //! - `store`: how do bodies, inputs and results travel through the object store?
 //! - `memory`: who may use how much? [`WorkingPool`]
 //! - `blocks`: what is cached? [`Blocks`]
@@ -26,6 +27,7 @@ mod link;
 pub mod memory;
 mod metrics;
 mod outbox;
+pub mod printed;
 mod service;
 mod slots;
 pub mod spill;

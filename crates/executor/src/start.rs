@@ -28,6 +28,7 @@ use crate::config::{self, ExecutorConfig};
 use crate::lifetime::{CANNOT_START, DRIVER_LOST_AFTER, End};
 use crate::link;
 use crate::outbox::{Connection, INCOMING, OUTGOING};
+use crate::printed::Own;
 use crate::service::{CONNECTIONS, Order, Service};
 use crate::surroundings::{Me, Means};
 use crate::task::BodyRunner;
@@ -67,7 +68,8 @@ pub fn in_process(config: ExecutorConfig, runner: Arc<dyn BodyRunner>, io: Handl
     connect.try_send(Connection { incoming, outgoing }).expect("the channel is empty");
     drop(connect);
     let (_, orders) = mpsc::channel(1);
-    let me = Me { app, epoch, executor: id, program, disk };
+    // What it prints is on the driver's own terminal.
+    let me = Me { app, epoch, executor: id, program, disk, printed: None };
     let means = Means { slots, memory, store, root, settings };
     let service = Service::new(me, Some(means), runner, io.clone(), connections, orders, None);
     let running = io.spawn(service.run());
@@ -111,6 +113,9 @@ pub struct Birth {
     /// It ends at once when its stdin does: whoever holds the other end is its parent.
     #[serde(default)]
     pub end_with_parent: bool,
+    /// Where whoever started it keeps the end of what it prints, so that failed tasks can say it.
+    #[serde(default)]
+    pub printed: Option<PathBuf>,
 }
 
 fn local() -> SocketAddr {
@@ -152,6 +157,7 @@ impl Birth {
             lost_after_ms: millis(config::LOST_AFTER.duration(settings)?),
             drain_grace_ms: millis(config::DRAIN_GRACE.duration(settings)?),
             end_with_parent: true,
+            printed: None,
         })
     }
 
@@ -212,7 +218,7 @@ impl Error {
 }
 
 /// Runs an executor in this process until it ends; then the caller should exit with its [`End::exit_code`] at once, since
-/// threads of user code may still run. Prints the port as the first line of stdout.
+/// threads of user code may still run. A port that the system has chosen is the first line of stdout.
 ///
 /// SIGTERM drains; SIGINT is ignored, since a terminal sends it to the driver too, which decides.
 ///
@@ -247,9 +253,11 @@ pub fn serve(birth: Birth, runner: Arc<dyn BodyRunner>) -> Result<End, Error> {
             watch_parent(order);
         }
         let serving = listen(&birth, listener, runner, io, orders)?;
-        let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{port}").and_then(|()| stdout.flush()).map_err(Error::PrintPort)?;
-        drop(stdout);
+        // Whoever has chosen the port knows it.
+        if address.port() == 0 {
+            let mut stdout = io::stdout().lock();
+            writeln!(stdout, "{port}").and_then(|()| stdout.flush()).map_err(Error::PrintPort)?;
+        }
         Ok(serving.await)
     });
     // User code may still run on threads that nobody can stop.
@@ -285,7 +293,14 @@ fn listen(
 ) -> Result<impl Future<Output = End> + use<>, Error> {
     let tls = Arc::new(proto::tls::server_config(&birth.identity, birth.app)?);
     let Birth { app, epoch, executor, program, disk, .. } = birth.clone();
-    let me = Me { app, epoch, executor, program, disk };
+    let printed = birth.printed.as_deref().and_then(|path| match Own::open(path) {
+        Ok(own) => Some(Arc::new(own)),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "failed tasks will not say what was printed last");
+            None
+        }
+    });
+    let me = Me { app, epoch, executor, program, disk, printed };
     let (connect, connections) = mpsc::channel(CONNECTIONS);
     let lost_after = Some(Duration::from_millis(birth.lost_after_ms));
     Ok(async move {

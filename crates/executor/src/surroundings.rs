@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::blocks::{Blocks, Remote};
 use crate::compute_pool::ComputePool;
 use crate::memory::{Pool, working_bytes};
+use crate::printed::Own;
 use crate::spill::SpillDir;
 use crate::task::BodyRunner;
 
@@ -25,6 +26,7 @@ pub(crate) struct Me {
     pub(crate) executor: ExecutorId,
     pub(crate) program: String,
     pub(crate) disk: PathBuf,
+    pub(crate) printed: Option<Arc<Own>>,
 }
 
 /// What this executor has to work with.
@@ -62,6 +64,7 @@ pub(crate) struct Surroundings {
     pub(crate) blocks: Blocks,
     pub(crate) spill: SpillDir,
     pub(crate) settings: Arc<Values>,
+    pub(crate) printed: Option<Arc<Own>>,
     pub(crate) runner: Arc<dyn BodyRunner>,
 }
 
@@ -90,6 +93,7 @@ pub(crate) fn set_up(me: &Me, means: Means, runner: Arc<dyn BodyRunner>, io: Han
         pool,
         spill: spill.clone(),
         settings: Arc::new(settings),
+        printed: me.printed.clone(),
         runner,
     };
     let compute = ComputePool::start(slots, around)

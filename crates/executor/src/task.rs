@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use model::failure::Blame;
 use model::graph::BodyKind;
 use model::messages::AccumulatorUpdate;
 use model::metrics::TaskMetrics;
@@ -181,7 +182,12 @@ impl ReadyTask {
     pub(crate) fn run(self, around: &Surroundings) -> Computed {
         let begun = Instant::now();
         let attempt = self.attempt;
-        let product = self.compute(around).map(Box::new);
+        let mut product = self.compute(around).map(Box::new);
+        if let (Err(failure), Some(printed)) = (&mut product, &around.printed)
+            && says_more(failure.kind.blame())
+        {
+            failure.last_lines = printed.last_lines(LAST_LINES_WITHIN);
+        }
         Computed { attempt, product, took: begun.elapsed() }
     }
 
@@ -220,6 +226,17 @@ impl ReadyTask {
         product
     }
 }
+
+/// Whether what was printed may say more about a failure than its message: not if the store or nobody is to blame.
+fn says_more(blame: Blame) -> bool {
+    match blame {
+        Blame::User | Blame::Task | Blame::Executor | Blame::Vonk => true,
+        Blame::Object | Blame::Store | Blame::Cluster | Blame::Setup | Blame::Nobody => false,
+    }
+}
+
+/// A task that has failed waits so long until what it has printed is kept, which takes a few microseconds.
+const LAST_LINES_WITHIN: Duration = Duration::from_millis(200);
 
 /// The longest text of a panic that travels; what is cut off is said.
 const PANIC_TEXT_MAX: usize = 16 << 10;

@@ -1,6 +1,7 @@
 //! What must a cluster do for us?
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_core::{Stream, future::BoxFuture};
 use futures_io::{AsyncRead, AsyncWrite};
@@ -49,6 +50,10 @@ pub enum DialError {
     },
 }
 
+/// Keeps the end of what an executor has printed, unless something is kept of it already. Bounded in time; a store that
+/// fails is logged.
+pub type KeepPrinted = Arc<dyn Fn(ExecutorId, Vec<u8>) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// What a cluster reports, in the order in which it became known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterEvent {
@@ -67,6 +72,8 @@ pub enum ClusterEvent {
         cause: LossCause,
         /// In one sentence: what happened and, if there is something to do, what.
         why: String,
+        /// What it had printed last, oldest first, if it ended badly and that is known.
+        last_lines: Vec<String>,
     },
     /// The reason why wanted executors are not there yet; empty when nothing is waited for.
     Waiting {

@@ -256,13 +256,42 @@ pub struct Failure {
     pub attempt: Option<AttemptId>,
     /// Where it happened, if on an executor.
     pub executor: Option<ExecutorId>,
+    /// What that executor had printed last, oldest first, if that is known and may say more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
+}
+
+/// So many of its executor's last lines are shown with a failure.
+pub const LAST_LINES: usize = 50;
+
+/// The last lines are looked for in so many bytes.
+pub const LAST_BYTES: usize = 32 << 10;
+
+/// A line is cut after so many characters.
+const LINE_CHARACTERS: usize = 1_000;
+
+/// The last lines of what somebody has printed, at most [`LAST_LINES`], oldest first.
+#[must_use]
+pub fn last_lines(printed: &[u8]) -> Vec<String> {
+    let printed = &printed[printed.len().saturating_sub(LAST_BYTES)..];
+    let printed = printed.strip_suffix(b"\n").unwrap_or(printed);
+    if printed.is_empty() {
+        return Vec::new();
+    }
+    let mut lines: Vec<String> = printed
+        .rsplit(|&byte| byte == b'\n')
+        .take(LAST_LINES)
+        .map(|line| String::from_utf8_lossy(line).trim_end_matches('\r').chars().take(LINE_CHARACTERS).collect())
+        .collect();
+    lines.reverse();
+    lines
 }
 
 impl Failure {
     /// A failure without causes.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), chain: Vec::new(), attempt: None, executor: None }
+        Self { kind, message: message.into(), chain: Vec::new(), attempt: None, executor: None, last_lines: Vec::new() }
     }
 
     /// A failure from an error and all its sources.
@@ -302,3 +331,18 @@ impl fmt::Display for Failure {
 }
 
 impl Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_the_last_fifty() {
+        assert_eq!(last_lines(b""), Vec::<String>::new());
+        assert_eq!(last_lines(b"one\r\n\ntwo"), ["one", "", "two"]);
+        let many: String = (0..100).map(|i| format!("line {i}\n")).collect();
+        let last = last_lines(many.as_bytes());
+        assert_eq!((last.len(), last[0].as_str(), last[49].as_str()), (LAST_LINES, "line 50", "line 99"));
+        assert_eq!(last_lines(&[b'x'; 5_000]), ["x".repeat(LINE_CHARACTERS)]);
+    }
+}

@@ -143,6 +143,14 @@ pub fn event_log(app: AppId, epoch: Epoch, part: u32) -> String {
     format!("{HISTORY}/{app}/events-{}-{part:06}.jsonl", epoch.0)
 }
 
+/// The epoch of a piece of an event log, by the last part of its key.
+#[must_use]
+pub fn parse_event_log(name: &str) -> Option<Epoch> {
+    let (epoch, part) = name.strip_prefix("events-")?.strip_suffix(".jsonl")?.split_once('-')?;
+    part.parse::<u32>().ok()?;
+    epoch.parse().ok().map(Epoch)
+}
+
 /// Where the history of an application lies.
 #[must_use]
 pub fn history(app: AppId) -> String {
@@ -159,6 +167,19 @@ pub fn logs(app: AppId) -> String {
 #[must_use]
 pub fn log(app: AppId, epoch: Epoch, who: &str) -> String {
     format!("{HISTORY}/{app}/logs/{:08}-{who}.log", epoch.0)
+}
+
+/// The epoch, and of whom it is, of a log's file name.
+#[must_use]
+pub fn parse_log(name: &str) -> Option<(Epoch, &str)> {
+    let (epoch, who) = name.strip_suffix(".log")?.split_once('-')?;
+    Some((Epoch(epoch.parse().ok()?), who))
+}
+
+/// How an application is: written by its driver while it runs, and last at its end.
+#[must_use]
+pub fn status(app: AppId) -> String {
+    format!("{HISTORY}/{app}/status.json")
 }
 
 /// Which application was submitted as the root of that name, for as long as history is kept: longer than the root.
@@ -182,10 +203,20 @@ mod tests {
     }
 
     #[test]
+    fn a_logs_name_reads_back() {
+        let key = log(AppId(7), Epoch(12), "e3");
+        assert_eq!(parse_log(key.rsplit('/').next().unwrap()), Some((Epoch(12), "e3")));
+        assert_eq!(parse_log("events-1-000000.jsonl"), None);
+    }
+
+    #[test]
     fn a_lease_name_reads_back() {
         let key = lease(AppId(7), Epoch(258));
         assert_eq!(parse_lease(key.rsplit('/').next().unwrap()), Some((AppId(7), Epoch(258))));
         assert_eq!(parse_lease("garbage"), None);
+        let log = event_log(AppId(7), Epoch(12), 3);
+        assert_eq!(parse_event_log(log.rsplit('/').next().unwrap()), Some(Epoch(12)));
+        assert_eq!(parse_event_log("logs"), None);
         assert_eq!(parse_lease(lease_clock(AppId(7)).rsplit('/').next().unwrap()), None);
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod events;
+pub mod exit;
 pub mod failure;
 pub mod graph;
 pub mod ids;
@@ -13,6 +14,7 @@ pub mod keys;
 pub mod memory;
 pub mod messages;
 pub mod metrics;
+pub mod pattern;
 pub mod runner;
 pub mod setting;
 pub mod shuffle;

@@ -43,4 +43,8 @@ metrics! {
     spilled_bytes,
     /// Times that the attempt spilled.
     spills,
+    /// Rows of files that are broken, and were left out.
+    broken_rows_dropped,
+    /// Rows of files that are broken, and were read with nulls.
+    broken_rows_mended,
 }

@@ -869,6 +869,7 @@ macro_rules! metrics {
 metrics! {
     run_micros, input_rows, input_bytes, output_rows, output_bytes, shuffle_read_rows, shuffle_read_bytes,
     shuffle_read_requests, shuffle_read_retries, shuffle_write_rows, shuffle_write_bytes, spilled_bytes, spills,
+    broken_rows_dropped, broken_rows_mended,
 }
 
 impl From<ExecutorHeartbeat> for wire::ExecutorHeartbeat {
@@ -904,13 +905,14 @@ impl TryFrom<wire::ExecutorHeartbeat> for ExecutorHeartbeat {
 
 impl From<Failure> for wire::Failure {
     fn from(failure: Failure) -> Self {
-        let Failure { kind, message, chain, attempt, executor } = failure;
+        let Failure { kind, message, chain, attempt, executor, last_lines } = failure;
         Self {
             kind: Some(wire::FailureKind { kind: Some(kind.into()) }),
             message,
             chain,
             attempt: attempt.map(Into::into),
             executor: executor.map(|executor| executor.0),
+            last_lines,
         }
     }
 }
@@ -919,9 +921,16 @@ impl TryFrom<wire::Failure> for Failure {
     type Error = Error;
 
     fn try_from(failure: wire::Failure) -> Result<Self, Error> {
-        let wire::Failure { kind, message, chain, attempt, executor } = failure;
+        let wire::Failure { kind, message, chain, attempt, executor, last_lines } = failure;
         let kind = need(kind.and_then(|kind| kind.kind), "a failure", "kind")?.try_into()?;
-        Ok(Self { kind, message, chain, attempt: attempt.map(Into::into), executor: executor.map(ExecutorId) })
+        Ok(Self {
+            kind,
+            message,
+            chain,
+            attempt: attempt.map(Into::into),
+            executor: executor.map(ExecutorId),
+            last_lines,
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures::TryStreamExt;
 use glob::{MatchOptions, Pattern};
+use model::pattern::{expand, is_pattern};
 use model::{Failure, FailureKind};
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
@@ -315,40 +316,8 @@ fn split_list(paths: &str) -> Vec<&str> {
     entries.map(str::trim).filter(|entry| !entry.is_empty()).collect()
 }
 
-fn is_pattern(text: &str) -> bool {
-    text.contains(['*', '?', '[', '{'])
-}
-
-/// The patterns without braces that one with braces stands for.
-fn expand_braces(pattern: &str) -> Vec<String> {
-    let Some(open) = pattern.find('{') else { return vec![pattern.to_owned()] };
-    let (mut depth, mut start, mut choices) = (0u32, open + 1, Vec::new());
-    for (at, c) in pattern.char_indices().skip_while(|&(at, _)| at < open) {
-        match c {
-            '{' => depth += 1,
-            ',' if depth == 1 => {
-                choices.push(&pattern[start..at]);
-                start = at + 1;
-            }
-            '}' if depth == 1 => {
-                choices.push(&pattern[start..at]);
-                let (before, after) = (&pattern[..open], &pattern[at + 1..]);
-                return choices.iter().flat_map(|choice| expand_braces(&format!("{before}{choice}{after}"))).collect();
-            }
-            '}' => depth -= 1,
-            _ => {}
-        }
-    }
-    vec![pattern.to_owned()]
-}
-
 const MATCHING: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-
-/// Hadoop writes `[^a]` for what `glob` calls `[!a]`.
-fn expand(pattern: &str) -> Vec<String> {
-    expand_braces(&pattern.replace("[^", "[!"))
-}
 
 fn malformed(pattern: &str) -> impl Fn(glob::PatternError) -> Error + '_ {
     move |source| Error::Pattern { pattern: pattern.to_owned(), source }
@@ -611,9 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn braces_expand_from_the_outside() {
-        assert_eq!(expand_braces("a{b,c{d,e}}f"), ["abf", "acdf", "acef"]);
-        assert_eq!(expand_braces("a{b"), ["a{b"]);
+    fn commas_within_braces_part_no_paths() {
         assert_eq!(split_list("x,{a,b}/c, y"), ["x", "{a,b}/c", "y"]);
     }
 

@@ -44,7 +44,7 @@ async fn reachable(events: &mut Events) -> ExecutorId {
 
 async fn lost(events: &mut Events) -> (ExecutorId, LossCause) {
     match next(events).await {
-        ClusterEvent::Lost { executor, cause, why } => {
+        ClusterEvent::Lost { executor, cause, why, .. } => {
             assert!(why.contains(&executor.to_string()), "a person is told which executor is lost: {why}");
             (executor, cause)
         }

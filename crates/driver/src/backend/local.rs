@@ -170,7 +170,7 @@ impl Shared {
         }
         self.ended.notify_waiters();
         if !self.stopped.is_cancelled() {
-            self.report(ClusterEvent::Lost { executor, cause, why });
+            self.report(ClusterEvent::Lost { executor, cause, why, last_lines: Vec::new() });
             self.reconcile();
         }
     }

@@ -2,9 +2,11 @@
 //!
 //! Every executor is a process of the driver's own executable with `VONK_ROLE=executor`. Who it is comes through its
 //! stdin, which stays open: its end tells the executor that the driver is gone, however that ended. The first line of its
-//! stdout is its port; everything else that it prints goes to the driver's stderr with the executor's name in front.
+//! stdout is its port; everything else that it prints goes to the driver's stderr with the executor's name in front, and the
+//! end of it is kept.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -12,15 +14,16 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use executor::printed::{OF_EXECUTOR, Printed, pass_on};
 use executor::start::Birth;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
-use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError};
+use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError, KeepPrinted};
 use model::failure::LossCause;
 use model::ids::ExecutorId;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -61,6 +64,9 @@ const EVENTS: usize = 256;
 /// A line of an executor's output is cut after so many bytes.
 const LINE_MAX: usize = 64 << 10;
 
+/// The line with a port is shorter.
+const PORT_LINE: usize = 16;
+
 /// The exit codes with which an executor says that it could not start (`executor::lifetime`).
 const START_CODES: std::ops::RangeInclusive<i32> = 81..=83;
 
@@ -78,6 +84,8 @@ pub struct ProcessConfig {
     pub birth: Birth,
     /// Takes what executors print.
     pub output: Output,
+    /// Keeps the end of it, unless nobody wants that.
+    pub keep: Option<KeepPrinted>,
 }
 
 /// Executors that are processes of this machine.
@@ -215,11 +223,17 @@ impl Shared {
             }
         };
         tokio::pin!(unwanted);
+        let (mut last_lines, mut kept) = (Vec::new(), None);
         let (cause, why) = tokio::select! {
             biased;
             () = &mut unwanted => (LossCause::Released, format!("{executor} was not needed any more before it started")),
             () = tokio::time::sleep(delay) => match self.spawn(executor).await {
-                Ok((child, stdin)) => self.run(executor, child, stdin, unwanted).await,
+                Ok((child, stdin, printed)) => {
+                    let printed = Arc::new(printed);
+                    let end = self.run(executor, child, stdin, &printed, unwanted).await;
+                    (last_lines, kept) = (printed.last_lines(), printed.kept().ok());
+                    end
+                }
                 Err(error) => {
                     let program = self.config.executable.path().display();
                     (LossCause::Start, format!("{executor} could not be started: run {program}: {error}"))
@@ -233,11 +247,19 @@ impl Shared {
                 state.failed_starts += 1;
             }
         }
-        self.report(ClusterEvent::Lost { executor, cause, why }).await;
+        if cause == LossCause::Released {
+            last_lines.clear();
+        }
+        self.report(ClusterEvent::Lost { executor, cause, why, last_lines }).await;
         self.reconcile();
+        // Last: nobody waits for the store to learn of a loss.
+        if let (Some(keep), Some(kept)) = (&self.config.keep, kept) {
+            keep(executor, kept).await;
+        }
     }
 
-    async fn spawn(&self, executor: ExecutorId) -> std::io::Result<(Child, ChildStdin)> {
+    async fn spawn(&self, executor: ExecutorId) -> std::io::Result<(Child, ChildStdin, Printed)> {
+        let printed = Printed::new(OF_EXECUTOR)?;
         let mut child = Command::new(self.config.executable.path())
             .arg0(format!("vonk-executor-{executor}"))
             .env(ROLE, EXECUTOR)
@@ -252,13 +274,14 @@ impl Shared {
         let executable = self.config.executable.clone();
         let hash = self.io.spawn_blocking(move || executable.hash()).await.map_err(std::io::Error::other)?;
         let program = hash.map_err(std::io::Error::other)?;
-        let mut birth = Birth { executor, program, ..self.config.birth.clone() }.to_line();
+        let birth = Birth { executor, program, printed: Some(printed.path()), ..self.config.birth.clone() };
+        let mut birth = birth.to_line();
         birth.push('\n');
         // An executor that ends before it has read shows why by its exit status.
         if let Err(error) = stdin.write_all(birth.as_bytes()).await {
             tracing::debug!(%executor, %error, "an executor did not read who it is");
         }
-        Ok((child, stdin))
+        Ok((child, stdin, printed))
     }
 
     async fn run(
@@ -266,15 +289,25 @@ impl Shared {
         executor: ExecutorId,
         mut child: Child,
         stdin: ChildStdin,
+        printed: &Arc<Printed>,
         unwanted: Pin<&mut impl Future<Output = ()>>,
     ) -> (LossCause, String) {
         let words = TaskTracker::new();
         let pid = child.id().unwrap_or_default();
         let mut cgroup = MemoryCgroup::of(pid);
-        let mut stdout = child.stdout.take().map(BufReader::new);
-        if let Some(stderr) = child.stderr.take() {
-            words.spawn(forward(executor, BufReader::new(stderr), Arc::clone(&self.config.output)));
-        }
+        let mut stdout = child.stdout.take();
+        let forward = |pipe: std::io::Result<OwnedFd>| {
+            let mut lines = Lines::of(executor, Arc::clone(&self.config.output));
+            let printed = Arc::clone(printed);
+            words.spawn(async move {
+                let passed = async { pass_on(pipe?, &printed, |bytes| lines.take(bytes)).await };
+                if let Err(error) = passed.await {
+                    tracing::warn!(%executor, %error, "read what an executor prints");
+                }
+                lines.end();
+            });
+        };
+        child.stderr.take().map(ChildStderr::into_owned_fd).into_iter().for_each(&forward);
         let port = match &mut stdout {
             Some(stdout) => timeout(PORT_WITHIN, read_port(stdout)).await,
             None => Ok(None),
@@ -290,9 +323,7 @@ impl Shared {
             }
             self.report(ClusterEvent::Reachable { executor, place: format!("process {pid}") }).await;
         }
-        if let Some(stdout) = stdout {
-            words.spawn(forward(executor, stdout, Arc::clone(&self.config.output)));
-        }
+        stdout.map(ChildStdout::into_owned_fd).into_iter().for_each(&forward);
 
         let mut ended_by_us = false;
         let mut look = interval(CGROUP_EVERY);
@@ -403,27 +434,62 @@ fn signal_name(signal: i32) -> String {
     name.to_owned()
 }
 
-/// The port in the first line; `None` if the first line is none.
-async fn read_port(stdout: &mut (impl AsyncBufReadExt + Unpin)) -> Option<u16> {
+/// The port in the first line; `None` if the first line is none. Reads nothing beyond it.
+async fn read_port(stdout: &mut (impl AsyncRead + Unpin)) -> Option<u16> {
     let mut line = String::new();
-    stdout.take(16).read_line(&mut line).await.ok()?;
-    line.strip_suffix('\n')?.parse().ok()
+    while line.len() < PORT_LINE {
+        match stdout.read_u8().await.ok()? {
+            b'\n' => return line.parse().ok(),
+            byte => line.push(char::from(byte)),
+        }
+    }
+    None
 }
 
-/// Hands whole lines on, each with the executor's name in front, until the end.
-async fn forward(executor: ExecutorId, mut from: impl AsyncBufReadExt + AsyncRead + Unpin, output: Output) {
-    loop {
-        let mut line = format!("{executor}: ").into_bytes();
-        let empty = line.len();
-        match (&mut from).take(LINE_MAX as u64).read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) if line.len() == empty => return,
-            Ok(_) => {}
+/// Hands whole lines on, each with the executor's name in front.
+struct Lines {
+    name: String,
+    line: Vec<u8>,
+    output: Output,
+}
+
+impl Lines {
+    fn of(executor: ExecutorId, output: Output) -> Self {
+        Self { name: format!("{executor}: "), line: Vec::new(), output }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = LINE_MAX.saturating_sub(self.line.len());
+            let (now, later) = piece.split_at(piece.len().min(room));
+            self.line.extend_from_slice(now);
+            if self.line.ends_with(b"\n") || self.line.len() >= LINE_MAX {
+                self.hand_on();
+            }
+            // What is longer than the longest line is several of them.
+            later.chunks(LINE_MAX).for_each(|chunk| {
+                self.line.extend_from_slice(chunk);
+                if self.line.ends_with(b"\n") || self.line.len() >= LINE_MAX {
+                    self.hand_on();
+                }
+            });
         }
+    }
+
+    fn hand_on(&mut self) {
+        let mut line = self.name.clone().into_bytes();
+        line.append(&mut self.line);
         if line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
-        output(&line);
+        (self.output)(&line);
+    }
+
+    /// A last line may have no end.
+    fn end(&mut self) {
+        if !self.line.is_empty() {
+            self.hand_on();
+        }
     }
 }
 
@@ -500,17 +566,28 @@ mod tests {
         assert_eq!(read_port(&mut &b"4711"[..]).await, None);
         assert_eq!(read_port(&mut &b"Hello, world!\n"[..]).await, None);
         assert_eq!(read_port(&mut &b"99999999999999999999999\n"[..]).await, None);
+        let mut more = &b"4711\nhello"[..];
+        assert_eq!((read_port(&mut more).await, more), (Some(4711), &b"hello"[..]), "what follows is the program's");
     }
 
-    #[tokio::test]
-    async fn every_line_bears_the_executors_name() {
+    #[test]
+    fn every_line_bears_the_executors_name() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let output: Output = {
             let heard = Arc::clone(&heard);
-            Arc::new(move |line: &[u8]| heard.lock().unwrap().extend_from_slice(line))
+            Arc::new(move |line: &[u8]| heard.lock().unwrap().push(line.to_vec()))
         };
-        forward(ExecutorId(3), &b"one\n\ntwo"[..], output).await;
-        assert_eq!(String::from_utf8(heard.lock().unwrap().clone()).unwrap(), "e3: one\ne3: \ne3: two\n");
+        let mut lines = Lines::of(ExecutorId(3), output);
+        for piece in ["on", "e\n\ntw", "o"] {
+            lines.take(piece.as_bytes());
+        }
+        lines.end();
+        assert_eq!(heard.lock().unwrap().concat(), b"e3: one\ne3: \ne3: two\n");
+        heard.lock().unwrap().clear();
+        lines.take(&[b'x'; 2 * LINE_MAX + 1]);
+        lines.take(b"y\n");
+        let lengths: Vec<usize> = heard.lock().unwrap().iter().map(Vec::len).collect();
+        assert_eq!(lengths, [LINE_MAX + 5, LINE_MAX + 5, 7], "a line without an end is cut");
     }
 
     #[test]

@@ -467,6 +467,10 @@ pub struct TaskMetrics {
     pub spilled_bytes: u64,
     #[prost(uint64, tag = "13")]
     pub spills: u64,
+    #[prost(uint64, tag = "14")]
+    pub broken_rows_dropped: u64,
+    #[prost(uint64, tag = "15")]
+    pub broken_rows_mended: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecutorHeartbeat {
@@ -498,6 +502,9 @@ pub struct Failure {
     pub attempt: ::core::option::Option<AttemptId>,
     #[prost(uint64, optional, tag = "5")]
     pub executor: ::core::option::Option<u64>,
+    /// What the executor had printed last.
+    #[prost(string, repeated, tag = "6")]
+    pub last_lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FailureKind {

@@ -171,6 +171,7 @@ impl Dice {
             chain: self.list(Self::text),
             attempt: self.maybe(Self::attempt),
             executor: self.maybe(|d| ExecutorId(d.u64())),
+            last_lines: self.list(Self::text),
         }
     }
 
@@ -215,6 +216,8 @@ impl Dice {
             shuffle_write_bytes: self.u64(),
             spilled_bytes: self.u64(),
             spills: self.u64(),
+            broken_rows_dropped: self.u64(),
+            broken_rows_mended: self.u64(),
         }
     }
 
