@@ -221,15 +221,8 @@ impl Cluster {
         names::owner("v1", "Pod", &self.this_pod().await?.metadata)
     }
 
-    /// The Job that has made the pod that this process runs in, if one has: what a submitted driver makes goes with it.
-    pub async fn own_root(&self) -> Option<OwnerReference> {
-        let owners = self.this_pod().await?.metadata.owner_references.unwrap_or_default();
-        let job = owners.into_iter().find(|owner| owner.kind == "Job")?;
-        // The Job counts its own pods alone.
-        Some(OwnerReference { controller: Some(false), block_owner_deletion: None, ..job })
-    }
-
-    async fn this_pod(&self) -> Option<Pod> {
+    /// The pod that this process runs in, if it is one of this namespace.
+    pub(crate) async fn this_pod(&self) -> Option<Pod> {
         if !self.shared.inside {
             return None;
         }

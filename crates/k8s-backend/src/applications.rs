@@ -18,7 +18,6 @@ use serde::Serialize;
 use crate::access::Cluster;
 use crate::cause::{self, Ours};
 use crate::driver::{self, End, Told, standing};
-use crate::exit;
 use crate::follow::select_driver;
 use crate::names::{self, APP, Role};
 use crate::quantity::number;
@@ -27,6 +26,7 @@ use crate::request::{RequestError, ask, insist};
 use crate::root::LASTS;
 use crate::seen::{Container, Phase, Seen};
 use crate::why::{self, Situation, Waiting};
+use model::exit;
 
 /// Where the driver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -18,7 +18,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
-use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError};
+use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError, KeepPrinted};
 use model::ids::{AppId, Epoch, ExecutorId};
 use model::setting::{InvalidSetting, Values};
 use tokio::net::TcpStream;
@@ -141,6 +141,8 @@ impl ExecutorSettings {
 /// What executors are started with.
 #[derive(Clone)]
 pub struct PodConfig {
+    /// Keeps the log of a pod that may have had no time to do so itself, unless nobody wants that.
+    pub keep: Option<KeepPrinted>,
     /// Where.
     pub cluster: Cluster,
     /// The application.

@@ -13,7 +13,6 @@ use crate::access::Cluster;
 use crate::answer::within;
 use crate::applications::{Mode, Root, Seeing, ago, unheard};
 use crate::driver::{self, Standing, Told, standing};
-use crate::exit;
 use crate::follow::when;
 use crate::names::CONTAINER;
 use crate::quantity::number;
@@ -21,6 +20,7 @@ use crate::request::RequestError;
 use crate::root::LASTS;
 use crate::seen::Seen;
 use crate::sweep;
+use model::exit;
 
 /// Lines of a log that are shown.
 const LINES: i64 = 10;
@@ -127,8 +127,11 @@ pub fn findings(seeing: &Seeing, gathered: &Gathered, namespace: &str, now: Wall
     let unseen = gathered.unseen.iter().map(|what| Finding::new(Severity::Note, format!("not looked at: {what}")));
     findings.extend(unseen);
     if findings.iter().all(|finding| finding.severity == Severity::Note) {
-        let state = seeing.root.state(now);
-        findings.insert(0, Finding::new(Severity::Note, format!("nothing is wrong: the application is {state}")));
+        let says = match seeing.root.state(now).as_str() {
+            "succeeded" => "it has succeeded: nothing is wrong".to_owned(),
+            state => format!("it is {state}: nothing is wrong"),
+        };
+        findings.insert(0, Finding::new(Severity::Note, says));
     }
     // What was found first stays first among equals.
     findings.sort_by_key(|finding| finding.severity);
@@ -303,7 +306,7 @@ mod tests {
             Seeing { root: root(AppId(1), "a", "{active: 1, ready: 1}"), drivers: Vec::new(), executors: Vec::new() };
         let gathered = Gathered { unseen: vec!["Events: forbidden".into()], ..Gathered::default() };
         insta::assert_snapshot!(text(&seeing, &gathered), @r"
-        Note: nothing is wrong: the application is running
+        Note: it is running: nothing is wrong
         Note: not looked at: Events: forbidden
         ");
     }

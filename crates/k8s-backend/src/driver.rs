@@ -8,7 +8,6 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Container as PodContainer;
 use model::Timestamp;
 
-use crate::exit;
 use crate::job::QUEUE;
 use crate::names::{self, CONTAINER};
 use crate::quantity::number;
@@ -16,6 +15,7 @@ use crate::refusal::{Answer, Request, Verdict, judge};
 use crate::seen::{Container, Phase, Seen};
 use crate::sweep::HALF_MADE_AFTER;
 use crate::why::{Hope, MENDS_WITHIN, Note, Reason, Sentence, Waiting, lasting, reason, size};
+use model::exit;
 
 /// How far a Job has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

@@ -21,11 +21,11 @@ use crate::access::Cluster;
 use crate::answer::{answer, within};
 use crate::applications;
 use crate::driver::{self, End, Patience, Standing, standing};
-use crate::exit;
 use crate::log::{self, Which};
 use crate::names::{APP, ROLE, Role};
 use crate::seen::{Container, Phase, Seen};
 use crate::why::{Note, Sentence, joined};
+use model::exit;
 
 /// How often what is seen is judged although nothing was heard.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -45,8 +45,6 @@ pub struct DriverJob {
     pub pod: DriverPod,
     /// How often the program may begin anew after a loss.
     pub restarts: u32,
-    /// How long it may run.
-    pub timeout: Option<Duration>,
     /// The queue that admits it.
     pub queue: Option<String>,
     /// How long it is kept after its end.
@@ -70,7 +68,6 @@ impl DriverJob {
         let restarts = config::DRIVER_RESTARTS.integer(values)?;
         Ok(Self {
             restarts: u32::try_from(restarts).unwrap_or(u32::MAX),
-            timeout: None,
             queue: (!queue.is_empty()).then(|| queue.to_owned()),
             keep: KEEP,
             pod: DriverPod {
@@ -81,6 +78,7 @@ impl DriverJob {
                 template: template(Role::Driver, values)?,
                 settings: PodSettings::read(&config::DRIVER, values)?,
                 args,
+                timeout: None,
                 of,
             },
         })
@@ -121,6 +119,7 @@ impl DriverJob {
                 pod_failure_policy: Some(PodFailurePolicy { rules: vec![rule] }),
                 ttl_seconds_after_finished: Some(i32::try_from(self.keep.as_secs()).unwrap_or(i32::MAX)),
                 active_deadline_seconds: self
+                    .pod
                     .timeout
                     .map(|timeout| i64::try_from((timeout + AFTER_TIMEOUT).as_secs()).unwrap_or(i64::MAX)),
                 template: PodTemplateSpec { metadata: Some(pod.metadata), spec: pod.spec },
@@ -195,7 +194,8 @@ mod tests {
     use crate::pod::tests::{driver_pod, executor_pods};
 
     fn driver_job() -> DriverJob {
-        DriverJob { pod: driver_pod(), restarts: 1, timeout: Some(Duration::from_secs(600)), queue: None, keep: KEEP }
+        let pod = DriverPod { timeout: Some(Duration::from_secs(600)), ..driver_pod() };
+        DriverJob { pod, restarts: 1, queue: None, keep: KEEP }
     }
 
     #[test]

@@ -47,6 +47,36 @@ pub const CONTAINER: &str = "vonk";
 /// The port on which executors listen.
 pub const PORT: u16 = 7079;
 
+/// The environment variables by which a pod tells its process what it is.
+pub mod variables {
+    /// What the process is to be: [`super::Role::word`].
+    pub const ROLE: &str = "VONK_ROLE";
+
+    /// The application.
+    pub const APP: &str = "VONK_APP";
+
+    /// Which driver of it, for an executor.
+    pub const EPOCH: &str = "VONK_EPOCH";
+
+    /// The executor's number.
+    pub const EXECUTOR: &str = "VONK_EXECUTOR";
+
+    /// The pod's uid.
+    pub const POD_UID: &str = "VONK_POD_UID";
+
+    /// The SHA-256 of the program.
+    pub const PROGRAM: &str = "VONK_PROGRAM";
+
+    /// The URL of the store.
+    pub const STORE: &str = "VONK_STORE";
+
+    /// The file with a driver's settings.
+    pub const CONFIG: &str = "VONK_CONFIG";
+
+    /// After so many milliseconds a driver ends by itself.
+    pub const TIMEOUT: &str = "VONK_TIMEOUT_MS";
+}
+
 /// What a pod is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {

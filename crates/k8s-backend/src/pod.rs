@@ -4,6 +4,7 @@
 //! that touch the last were refused when they were read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
@@ -17,7 +18,7 @@ use model::ids::{AppId, Epoch};
 
 use crate::config;
 use crate::manifest::overlay;
-use crate::names::{self, CONTAINER, PORT, Role};
+use crate::names::{self, CONTAINER, PORT, Role, variables};
 use crate::settings::PodSettings;
 use crate::template::Template;
 
@@ -90,10 +91,10 @@ impl ExecutorPods {
             avoid_nodes(spec, avoid);
         }
         let identity = [
-            ("VONK_ROLE", Role::Executor.word().to_owned()),
-            ("VONK_APP", app.to_string()),
-            ("VONK_EPOCH", self.epoch.0.to_string()),
-            ("VONK_EXECUTOR", n.to_string()),
+            (variables::ROLE, Role::Executor.word().to_owned()),
+            (variables::APP, app.to_string()),
+            (variables::EPOCH, self.epoch.0.to_string()),
+            (variables::EXECUTOR, n.to_string()),
         ];
         own_environment(&mut pod, &self.of, &identity);
         pod
@@ -119,6 +120,8 @@ pub struct DriverPod {
     pub settings: PodSettings,
     /// The program's arguments.
     pub args: Vec<String>,
+    /// How long it may run before it ends itself.
+    pub timeout: Option<Duration>,
 }
 
 impl DriverPod {
@@ -147,11 +150,12 @@ impl DriverPod {
                 ..Volume::default()
             });
         }
-        let identity = [
-            ("VONK_ROLE", Role::Driver.word().to_owned()),
-            ("VONK_APP", app.to_string()),
-            ("VONK_CONFIG", "/vonk/config/vonk.toml".to_owned()),
+        let mut identity = vec![
+            (variables::ROLE, Role::Driver.word().to_owned()),
+            (variables::APP, app.to_string()),
+            (variables::CONFIG, "/vonk/config/vonk.toml".to_owned()),
         ];
+        identity.extend(self.timeout.map(|timeout| (variables::TIMEOUT, timeout.as_millis().to_string())));
         own_environment(&mut pod, &self.of, &identity);
         if let Some(container) = ours(&mut pod) {
             container.args = (!self.args.is_empty()).then(|| self.args.clone());
@@ -283,9 +287,9 @@ fn own_environment(pod: &mut Pod, of: &AppPods, identity: &[(&str, String)]) {
     env.extend(identity.iter().map(|(name, value)| variable(name, value.clone())));
     let uid = ObjectFieldSelector { api_version: None, field_path: "metadata.uid".to_owned() };
     let from = EnvVarSource { field_ref: Some(uid), ..EnvVarSource::default() };
-    env.push(EnvVar { name: "VONK_POD_UID".to_owned(), value: None, value_from: Some(from) });
-    env.extend(of.program.clone().map(|program| variable("VONK_PROGRAM", program)));
-    env.push(variable("VONK_STORE", of.store.clone()));
+    env.push(EnvVar { name: variables::POD_UID.to_owned(), value: None, value_from: Some(from) });
+    env.extend(of.program.clone().map(|program| variable(variables::PROGRAM, program)));
+    env.push(variable(variables::STORE, of.store.clone()));
 }
 
 /// A wish and no condition: a pod on a bad node is better than none.
@@ -360,6 +364,7 @@ pub(crate) mod tests {
             template: None,
             settings: PodSettings::read(&DRIVER, &Values::new()).unwrap(),
             args: vec!["--rows".into(), "10".into()],
+            timeout: None,
             of,
         }
     }
@@ -376,6 +381,17 @@ pub(crate) mod tests {
     #[test]
     fn a_driver() {
         insta::assert_snapshot!(yaml(&driver_pod().pod()));
+    }
+
+    #[test]
+    fn a_driver_is_told_how_long_it_may_run() {
+        let told = |timeout| {
+            let mut pod = DriverPod { timeout, ..driver_pod() }.pod();
+            let env = ours(&mut pod).unwrap().env.take().unwrap();
+            env.into_iter().find(|variable| variable.name == variables::TIMEOUT).and_then(|variable| variable.value)
+        };
+        assert_eq!(told(Some(Duration::from_secs(90))), Some("90000".to_owned()));
+        assert_eq!(told(None), None);
     }
 
     #[test]

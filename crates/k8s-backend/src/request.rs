@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::answer::within;
-use crate::exit;
 use crate::refusal::{Answer, Request, Verdict, judge};
+use model::exit;
 
 /// How long a request is repeated while the API server is away.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);

@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Cluster;
 use crate::driver::{Standing, standing};
-use crate::exit;
 use crate::job::{self, DriverJob, TooMuchConfig};
 use crate::names::{self, Role};
 use crate::request::{Granted, RequestError, insist};
 use crate::root::TlsFiles;
 use crate::sweep;
+use model::exit;
 
 /// Nobody tries a key so often: something is wrong with the key, not with the cluster.
 const TRIES_MAX: u32 = 999;
@@ -105,6 +105,14 @@ pub async fn attached(cluster: &Cluster, key: &str) -> Result<Option<Submitted>,
         }
     }
     Err(SubmitError::Tries)
+}
+
+/// Whether the Job of a key's first try is there still: then it tells more than what was noted of it.
+///
+/// # Errors
+/// The API server refuses or does not answer.
+pub async fn is_remembered(cluster: &Cluster, key: &str) -> Result<bool, SubmitError> {
+    Ok(job_of(cluster, &names::keyed_root(cluster.namespace(), key, 1)).await?.is_some())
 }
 
 /// Makes an application, or attaches to the one that has its key. It begins at once, or when its queue lets it.
@@ -355,7 +363,7 @@ mod tests {
     use crate::pod::tests::driver_pod;
 
     pub(crate) fn submission() -> Submission {
-        let job = DriverJob { pod: driver_pod(), restarts: 0, timeout: None, queue: None, keep: KEEP };
+        let job = DriverJob { pod: driver_pod(), restarts: 0, queue: None, keep: KEEP };
         Submission { job, config: BTreeMap::from([("vonk.toml".into(), "log = \"debug\"\n".into())]), key: None }
     }
 

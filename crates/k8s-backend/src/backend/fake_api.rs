@@ -7,12 +7,14 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use http::{Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use kube::Client;
 use kube::client::Body;
+use model::backend::KeepPrinted;
+use model::ids::ExecutorId;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -41,6 +43,9 @@ struct State {
     creations: VecDeque<Fault>,
     away: bool,
     requests: Vec<String>,
+    logs: BTreeMap<String, String>,
+    logs_hang: bool,
+    kept: Vec<(ExecutorId, String)>,
 }
 
 /// An API server.
@@ -93,7 +98,41 @@ impl FakeApi {
 
     /// The pod's container ends.
     pub(super) fn end(&self, name: &str, exit_code: i32) {
-        self.status(name, json!({ "terminated": { "exitCode": exit_code, "reason": "Error" } }));
+        self.status(
+            name,
+            json!({ "terminated": { "exitCode": exit_code, "reason": "Error", "message": "said by the kubelet" } }),
+        );
+    }
+
+    /// The pod's container prints.
+    pub(super) fn print(&self, name: &str, text: &str) {
+        self.state().logs.insert(name.to_owned(), text.to_owned());
+    }
+
+    /// From now on, nobody answers who is asked for a log.
+    pub(super) fn logs_hang(&self) {
+        self.state().logs_hang = true;
+    }
+
+    /// Remembers what is to be kept.
+    pub(super) fn keeper(&self) -> KeepPrinted {
+        let api = self.clone();
+        Arc::new(move |executor, printed| {
+            api.state().kept.push((executor, String::from_utf8(printed).unwrap()));
+            std::future::ready(()).boxed()
+        })
+    }
+
+    pub(super) fn kept(&self) -> Vec<(ExecutorId, String)> {
+        self.state().kept.clone()
+    }
+
+    /// The pod goes.
+    pub(super) fn vanish(&self, name: &str) {
+        let mut state = self.state();
+        let pod = state.pods.remove(name).unwrap();
+        state.version += 1;
+        state.tell("DELETED", &pod);
     }
 
     /// The pod waits for an image.
@@ -111,6 +150,14 @@ impl FakeApi {
         state.put("MODIFIED", pod);
     }
 
+    /// Somebody deletes the pod.
+    pub(super) fn delete(&self, name: &str) {
+        let mut state = self.state();
+        let Some(pod) = state.pods.remove(name) else { return };
+        state.version += 1;
+        state.tell("DELETED", &pod);
+    }
+
     /// The pod goes, and watchers hear nothing but that they have missed something.
     pub(super) fn vanish_unseen(&self, name: &str) {
         let mut state = self.state();
@@ -126,6 +173,10 @@ impl FakeApi {
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let path = parts.uri.path().to_owned();
+        let is_log = path.ends_with("/log");
+        if is_log && self.state().logs_hang {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.state();
         state.requests.push(format!("{} {path}?{query}", parts.method));
         if state.away {
@@ -135,6 +186,10 @@ impl FakeApi {
         match (parts.method, name) {
             _ if path.ends_with("/events") => list("EventList", &[], 1),
             (Method::POST, _) => state.create(&serde_json::from_slice(&body).unwrap_or_default()),
+            (Method::GET, Some(name)) if is_log => match state.logs.get(name.trim_end_matches("/log")) {
+                Some(text) => Response::new(Full::new(Bytes::from(text.clone())).boxed_unsync()),
+                None => status(404, "NotFound", "no log", 0),
+            },
             (Method::GET, Some(name)) => match state.pods.get(&name) {
                 Some(pod) => object(pod),
                 None => status(404, "NotFound", "no such pod", 0),

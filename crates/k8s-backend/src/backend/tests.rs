@@ -20,6 +20,7 @@ fn backend(api: &FakeApi, settings: &[(&str, &str)]) -> (Arc<PodBackend>, Events
     let values: Values = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let pods = executor_pods();
     let config = PodConfig {
+        keep: Some(api.keeper()),
         cluster: api.cluster(),
         app: pods.of.app,
         epoch: pods.epoch,
@@ -97,7 +98,7 @@ async fn executors_come_run_and_go() {
     backend.set_target(1);
     backend.release(ExecutorId(1));
     api.end(&name(1), 0);
-    let ClusterEvent::Lost { executor, cause, why } = change(&mut events).await else { panic!("it is lost") };
+    let ClusterEvent::Lost { executor, cause, why, .. } = change(&mut events).await else { panic!("it is lost") };
     assert_eq!((executor, cause, why.as_str()), (ExecutorId(1), LossCause::Released, "e1 on node-a was let go"));
     there(&api, &[2]).await;
     // A crash is replaced, under a new number.
@@ -108,6 +109,65 @@ async fn executors_come_run_and_go() {
     backend.stop().await;
     there(&api, &[]).await;
     assert_eq!(events.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_of_a_crash_is_read_before_its_pod_is_deleted() {
+    let api = FakeApi::default();
+    let (backend, mut events) = backend(&api, &[]);
+    backend.set_target(1);
+    for n in 1..=4 {
+        there(&api, &[n]).await;
+        api.run(&name(n));
+        assert_eq!(change(&mut events).await, reachable(n));
+        let (code, printed): (i32, &str) =
+            [(139, "one\nlast\n"), (143, "drained\n"), (137, ""), (1, "x")][n as usize - 1];
+        if !printed.is_empty() {
+            api.print(&name(n), printed);
+        }
+        if n == 4 {
+            api.logs_hang();
+        }
+        api.end(&name(n), code);
+        let ended = Instant::now();
+        let ClusterEvent::Lost { executor, last_lines, .. } = change(&mut events).await else { panic!("it is lost") };
+        assert_eq!(executor, ExecutorId(n));
+        let wanted: &[&str] = match n {
+            1 => &["one", "last"],
+            // It has kept its log itself.
+            2 => &[],
+            _ => &["said by the kubelet"],
+        };
+        assert_eq!(last_lines, wanted, "e{n}");
+        assert!(ended.elapsed() <= Duration::from_secs(2), "{:?}", ended.elapsed());
+    }
+    assert_eq!(
+        api.kept(),
+        [
+            (ExecutorId(1), "one\nlast\n".to_owned()),
+            (ExecutorId(3), "said by the kubelet".to_owned()),
+            (ExecutorId(4), "said by the kubelet".to_owned())
+        ]
+    );
+    backend.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_goes_while_its_log_is_read_is_lost_at_once() {
+    let api = FakeApi::default();
+    let (backend, mut events) = backend(&api, &[]);
+    backend.set_target(1);
+    there(&api, &[1]).await;
+    api.run(&name(1));
+    assert_eq!(change(&mut events).await, reachable(1));
+    api.logs_hang();
+    api.end(&name(1), 139);
+    api.vanish(&name(1));
+    let ended = Instant::now();
+    let ClusterEvent::Lost { cause, .. } = change(&mut events).await else { panic!("it is lost") };
+    assert_eq!(cause, LossCause::Program);
+    assert!(ended.elapsed() < Duration::from_secs(1), "{:?}", ended.elapsed());
+    backend.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,11 +261,43 @@ async fn only_a_whole_list_says_that_a_pod_is_gone() {
     api.run(&name(2));
     assert_eq!([change(&mut events).await, change(&mut events).await], [reachable(1), reachable(2)]);
     api.vanish_unseen(&name(1));
-    let ClusterEvent::Lost { executor, cause, why } = change(&mut events).await else { panic!("it is lost") };
+    let ClusterEvent::Lost { executor, cause, why, .. } = change(&mut events).await else { panic!("it is lost") };
     assert_eq!((executor, cause), (ExecutorId(1), LossCause::Infrastructure));
     assert!(why.contains("nobody saw why"), "{why}");
     there(&api, &[2, 3]).await;
     assert!(backend.shared.addresses().contains_key(&ExecutorId(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_are_deleted_as_soon_as_they_are_made_become_few() {
+    let api = FakeApi::default();
+    let (backend, _events) = backend(&api, &[]);
+    backend.set_target(4);
+    let began = Instant::now();
+    // As a garbage collector does once their root is gone.
+    while began.elapsed() < Duration::from_secs(120) {
+        api.names().iter().for_each(|name| api.delete(name));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let made = api.asked("POST");
+    assert!((8..=32).contains(&made), "{made} pods in two minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_quota_is_said_with_how_many_run() {
+    let api = FakeApi::default();
+    let full =
+        Fault::Refused { code: 403, reason: "Forbidden", message: "exceeded quota: q, used: pods=1", retry_after: 0 };
+    api.fail_creations([full]);
+    let (backend, mut events) = backend(&api, &[]);
+    let asked = Instant::now();
+    backend.set_target(2);
+    there(&api, &[2]).await;
+    assert_eq!(waiting(&mut events).await, "running with 0 of 2 executors: exceeded quota: q, used: pods=1");
+    api.run(&name(2));
+    assert_eq!(next(&mut events).await, reachable(2));
+    assert_eq!(waiting(&mut events).await, "running with 1 of 2 executors: exceeded quota: q, used: pods=1");
+    assert!(asked.elapsed() < Duration::from_secs(3), "before the next is tried: {:?}", asked.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,6 @@ use k8s_backend::applications::{Wall, find, remove, roots, see};
 use k8s_backend::config::DRIVER;
 use k8s_backend::diagnose::{Severity, findings, gather};
 use k8s_backend::driver::End;
-use k8s_backend::exit;
 use k8s_backend::follow::{Followed, Heard, follow};
 use k8s_backend::job::{DriverJob, KEEP};
 use k8s_backend::names;
@@ -25,6 +24,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, Secre
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, PostParams};
+use model::exit;
 use model::ids::{AppId, Epoch};
 use model::setting::Values;
 use serde_json::json;
@@ -82,8 +82,9 @@ impl Place {
             template: None,
             settings,
             args: vec![script.to_owned()],
+            timeout: None,
         };
-        let job = DriverJob { pod, restarts: 0, timeout: None, queue: None, keep: KEEP };
+        let job = DriverJob { pod, restarts: 0, queue: None, keep: KEEP };
         Submission { job, config: BTreeMap::from([("vonk.toml".into(), "log = \"info\"\n".into())]), key: None }
     }
 
@@ -141,7 +142,6 @@ impl Place {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn what_a_driver_prints_arrives_and_its_exit_code_too() {
     let place = Place::new().await;
     let script =
@@ -168,7 +168,6 @@ async fn what_a_driver_prints_arrives_and_its_exit_code_too() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_key_is_one_application_until_it_has_failed() {
     let place = Place::new().await;
     let keyed = |script: &str| Submission { key: Some("nightly".into()), ..place.submission(script, &[]) };
@@ -187,7 +186,6 @@ async fn a_key_is_one_application_until_it_has_failed() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn every_way_to_lose_a_driver_has_its_code() {
     let place = Place::new().await;
     let sleeps = "trap 'echo bye; exit 143' TERM; busybox sleep 600 & wait";
@@ -227,12 +225,11 @@ async fn every_way_to_lose_a_driver_has_its_code() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_driver_longer_than_its_timeout_is_ended() {
     let place = Place::new().await;
     let mut submission = place.submission("busybox sleep 600", &[]);
     // Kubernetes gives it a minute more; this test has not got it.
-    submission.job.timeout = Some(Duration::ZERO);
+    submission.job.pod.timeout = Some(Duration::ZERO);
     let submitted = place.submit(submission).await;
     let jobs: Api<Job> = api(&place.cluster);
     place.running(&submitted).await;
@@ -244,7 +241,6 @@ async fn a_driver_longer_than_its_timeout_is_ended() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_driver_that_cannot_start_says_why_and_is_removed() {
     let place = Place::new().await;
     let nothing_left = async |submitted: &Submitted| find(&place.cluster, &submitted.app).await.is_err();
@@ -301,7 +297,6 @@ async fn as_user(place: &Place, rules: &[Rule]) -> Cluster {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_submitter_needs_its_role_and_no_more() {
     let place = Place::new().await;
     let all = Part::Submitter.rules();
@@ -357,7 +352,6 @@ async fn a_submitter_needs_its_role_and_no_more() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_lost_driver_begins_anew_if_it_may() {
     let place = Place::new().await;
     let mut submission = place.submission("trap 'exit 143' TERM; echo begun; busybox sleep 600 & wait", &[]);
@@ -378,7 +372,6 @@ async fn a_lost_driver_begins_anew_if_it_may() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn whoever_is_interrupted_leaves_nothing_and_a_trial_makes_nothing() {
     let place = Place::new().await;
     let jobs: Api<Job> = api(&place.cluster);

@@ -34,7 +34,6 @@ async fn answers(backend: &dyn ClusterBackend, executor: ExecutorId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn executors_are_reached_from_outside_and_leave_nothing() {
     let ground = Ground::new(&[("pod-security.kubernetes.io/enforce", "restricted")]).await;
     let (backend, mut events) = ground.backend(ECHO, &[]);
@@ -53,7 +52,6 @@ async fn executors_are_reached_from_outside_and_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn a_port_on_which_nobody_listens_is_an_error_and_no_end() {
     let ground = Ground::new(&[]).await;
     let (backend, mut events) = ground.backend("trap 'exit 0' TERM; busybox sleep 1000 & wait", &[]);
@@ -68,7 +66,6 @@ async fn a_port_on_which_nobody_listens_is_an_error_and_no_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn what_is_released_ends_in_order_and_is_replaced() {
     let ground = Ground::new(&[]).await;
     let (backend, mut events) = ground.backend(ECHO, &[]);
@@ -88,7 +85,6 @@ async fn what_is_released_ends_in_order_and_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn every_end_has_its_cause() {
     let ground = Ground::new(&[]).await;
     let wait = "busybox sleep 3; ";
@@ -115,7 +111,6 @@ async fn every_end_has_its_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn who_is_deleted_or_evicted_by_others_is_not_to_blame() {
     let ground = Ground::new(&[]).await;
     let (backend, mut events) = ground.backend(ECHO, &[]);

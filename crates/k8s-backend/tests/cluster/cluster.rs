@@ -97,6 +97,7 @@ impl Ground {
         let spec = executors.pods.pod.spec.as_mut().unwrap();
         spec.security_context = Some(made(json!({ "runAsUser": 65532 })));
         PodConfig {
+            keep: None,
             cluster: self.cluster.clone(),
             app: self.app.id,
             epoch: Epoch(1),

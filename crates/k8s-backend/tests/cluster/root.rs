@@ -12,7 +12,6 @@ use tokio::time::timeout;
 use crate::cluster::{ECHO, Ground, SOON, api, until};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn a_root_takes_all_with_it_and_its_driver_hears_of_it() {
     let ground = Ground::new(&[]).await;
     let (backend, mut events) = ground.backend(ECHO, &[]);
@@ -50,7 +49,6 @@ async fn a_root_takes_all_with_it_and_its_driver_hears_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn what_is_stale_is_swept() {
     let ground = Ground::new(&[]).await;
     let name = ground.root.owner().name.clone();

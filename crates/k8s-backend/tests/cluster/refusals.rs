@@ -23,7 +23,6 @@ async fn quota(ground: &Ground, hard: serde_json::Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn a_quota_that_is_full_is_lived_with() {
     let ground = Ground::new(&[]).await;
     quota(&ground, json!({ "pods": "1" })).await;
@@ -39,7 +38,6 @@ async fn a_quota_that_is_full_is_lived_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn a_quota_that_wants_limits_names_the_setting() {
     let ground = Ground::new(&[]).await;
     quota(&ground, json!({ "limits.cpu": "8" })).await;
@@ -58,7 +56,6 @@ async fn a_quota_that_wants_limits_names_the_setting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn no_room_is_said_in_the_schedulers_words() {
     let ground = Ground::new(&[]).await;
     let (backend, mut events) = ground.backend(ECHO, &[("executor.cores", "64")]);
@@ -75,7 +72,6 @@ async fn no_room_is_said_in_the_schedulers_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn images_and_secrets_that_are_not_there_are_named_and_then_refused() {
     let ground = Ground::new(&[]).await;
     let cases: [(&[(&str, &str)], &str); 3] = [
@@ -103,7 +99,6 @@ async fn images_and_secrets_that_are_not_there_are_named_and_then_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn a_policy_refuses_in_its_own_words() {
     let ground = Ground::new(&[("pod-security.kubernetes.io/enforce", "restricted")]).await;
     let volume = "[{name: host, mountPath: /host, hostPath: {path: /}}]";
@@ -144,7 +139,6 @@ async fn somebody(ground: &Ground, part: Option<Part>) -> Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn a_missing_right_is_printed_as_a_rule() {
     let ground = Ground::new(&[]).await;
     let nobody = somebody(&ground, None).await;
@@ -166,7 +160,6 @@ async fn a_missing_right_is_printed_as_a_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a cluster"]
 async fn the_rights_of_a_client_are_enough() {
     let ground = Ground::new(&[]).await;
     let client = somebody(&ground, Some(Part::Client)).await;
