@@ -99,13 +99,14 @@ fn a_function_that_panics_says_where() {
         let outcome = frames(&["sum"]).master(master).conf(conf).faults(tokens()).run();
         assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
         assert!(outcome.stderr.contains("panicked at"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("function `at_map`: "), "{}", outcome.stderr);
     }
 }
 
 #[test]
 fn a_function_that_executors_cannot_know_is_named() {
     let outcome = frames(&["unknown"]).master(CLUSTER).run();
-    outcome.failed(1, &["send function `only_here` to executors", "register_udf"]);
+    outcome.failed(1, &["stage of the query: send function `only_here` to executors", "register_udf"]);
     frames(&["unknown"]).master("local[2]").run().succeeded();
 }
 
@@ -201,4 +202,63 @@ fn joins_and_sorts_larger_than_memory_spill() {
         let outcome = program.conf(&["sql.broadcast_max=1m"]).run().succeeded();
         assert!(numbers.iter().all(|number| outcome.stdout.contains(number)), "{}", outcome.stdout);
     }
+}
+
+/// A hint beats the sizes that were measured, on whichever side the table stands.
+#[test]
+fn a_hint_broadcasts_what_is_large() {
+    let join = "count(*) AS rows FROM wide AS a JOIN wide AS b ON a.key = b.key AND a.text = b.text";
+    let ask = |hint: &str| {
+        let text = format!("EXPLAIN ANALYZE SELECT {hint} {join}");
+        frames(&["query", "--wide", &text])
+            .master("local-cluster[2,1]")
+            .conf(&["sql.broadcast_max=1k"])
+            .run()
+            .succeeded()
+    };
+    let stdout = ask("").stdout;
+    assert!(stdout.contains("mode=Partitioned") && !stdout.contains("mode=CollectLeft"), "{stdout}");
+    for table in ["a", "b"] {
+        let stdout = ask(&format!("/*+ BROADCAST({table}) */")).stdout;
+        assert!(stdout.contains("mode=CollectLeft") && !stdout.contains("mode=Partitioned"), "{stdout}");
+    }
+    let text = format!("SELECT /*+ BROADCAST(b) */ {join}");
+    let outcome = frames(&["query", "--wide", &text]).master("local-cluster[2,1]").run().succeeded();
+    assert!(outcome.stdout.contains("200000"), "{}", outcome.stdout);
+}
+
+#[test]
+fn a_result_larger_than_memory_is_refused_with_advice() {
+    let text = "SELECT key, repeat(text, 20) FROM wide";
+    let outcome = frames(&["query", "--wide", text]).master("local-cluster[2,1,48m]").run();
+    outcome.failed(1, &["does not fit into its memory", "LIMIT"]);
+}
+
+/// Sorted rows are written by several tasks, each a range of the order.
+#[test]
+fn rows_are_written_in_order_by_many_tasks() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("sorted");
+    let text = format!(
+        "COPY (SELECT text, key FROM wide ORDER BY key % 1000 DESC, text, key) TO '{}/' STORED AS CSV",
+        out.display()
+    );
+    let program = frames(&["query", "--wide", &text]).master("local-cluster[2,1]").conf(&["sql.partitions=8"]);
+    program.run().succeeded();
+    let files = files_below(&out);
+    let mut parts: Vec<_> = files.iter().filter(|path| path.extension().is_some_and(|e| e == "csv")).collect();
+    parts.sort();
+    assert_eq!(parts.len(), 8, "{parts:?}");
+    let mut rows = Vec::new();
+    for part in parts {
+        let before = rows.len();
+        rows.extend(fs::read_to_string(part).unwrap().lines().skip(1).map(|line| {
+            let (text, key) = line.rsplit_once(',').unwrap();
+            let key: i64 = key.parse().unwrap();
+            (std::cmp::Reverse(key % 1000), text.to_owned(), key)
+        }));
+        assert!((10_000..60_000).contains(&(rows.len() - before)), "{} of {}", rows.len() - before, part.display());
+    }
+    assert_eq!(rows.len(), 200_000);
+    assert!(rows.is_sorted());
 }

@@ -173,6 +173,10 @@ impl Running {
         &self.program.tokens
     }
 
+    pub(crate) fn home(&self) -> &Path {
+        self.program.home()
+    }
+
     pub(crate) fn wait(mut self) -> Outcome {
         let read = |pipe: Box<dyn Read + Send>| {
             let (sender, receiver) = mpsc::channel();

@@ -4,11 +4,14 @@
 
 mod answers;
 mod faults;
+mod files;
 mod frames;
 mod harness;
+mod history;
 mod input;
 mod random_queries;
 mod shell;
+mod sqllogic;
 mod store_faults;
 mod switches;
 mod tpch;

@@ -4,10 +4,15 @@
 //! that passes a [`point`] takes a token for it, if there is one, by renaming it: the file system picks one taker however
 //! many processes ask. A token left over at the end means that the fault did not fire.
 
+mod fault;
+pub mod sqllogic;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+pub use fault::class;
 
 /// The environment variable that names the folder of tokens.
 pub const FOLDER: &str = "VONK_TEST_FAULTS";

@@ -1,7 +1,7 @@
 //! What is decided only when rows have been measured?
 //!
 //! After each stage the rest of the plan is looked at again: a join whose left side has turned out small broadcasts it, and the
-//! exchange of its right side never runs; one whose left side does not fit a task's memory sorts and merges instead;
+//! exchange of its right side never runs, or runs with the rows only that can have a match (`reduce`); one whose left side does not fit a task's memory sorts and merges instead;
 //! partitions that have turned out small are read together.
 
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitio
 
 use crate::planner::leaves;
 use crate::read::{ShuffleReadExec, downcast};
+use crate::reduce;
 use crate::route::each_partition_alone;
 
 /// By how much rows grow when a join hashes them: the table beside the rows as they were shuffled.
@@ -75,7 +76,7 @@ fn choose(plan: Arc<dyn ExecutionPlan>, held: bool, limits: &Limits) -> Result<A
     let (_, bytes) = left.size(None);
     if may_broadcast(join)
         && !held
-        && bytes <= limits.broadcast
+        && (bytes <= limits.broadcast || left.is_hinted())
         && let Some(right) = downcast::<RepartitionExec>(join.right())
         && let Some(whole) = left.whole()
     {
@@ -85,6 +86,9 @@ fn choose(plan: Arc<dyn ExecutionPlan>, held: bool, limits: &Limits) -> Result<A
             .with_new_children(vec![Arc::new(whole), Arc::clone(right.input())])?
             .recompute_properties()
             .build_exec();
+    }
+    if let Some(reduced) = reduce::reduced(join, limits)? {
+        return Ok(reduced);
     }
     let partitions = join.left().output_partitioning().partition_count();
     let largest = (0..partitions).map(|partition| left.size(Some(partition)).1).max().unwrap_or(0);

@@ -19,7 +19,9 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning, replace_children_if_necessary};
 
 use crate::adapt;
+use crate::hint::hinted;
 use crate::read::{EqualColumns, ShuffleReadExec, downcast};
+use crate::reduce;
 use crate::route::{each_partition_alone, gathers_left};
 use crate::stage::Shuffle;
 
@@ -68,11 +70,16 @@ impl Exchange {
         Self { node: Arc::clone(&plan), input: plan, partitioning }
     }
 
-    /// What stands in the exchange's place once its stage has run.
-    fn read(&self, shuffle: Arc<Shuffle>) -> Result<Arc<dyn ExecutionPlan>> {
+    /// The rows of its stage, once that has run, in any order.
+    pub(crate) fn rows(&self, shuffle: Arc<Shuffle>) -> Result<Arc<dyn ExecutionPlan>> {
         let equal = EqualColumns::of(&self.input);
         let read = ShuffleReadExec::partitioned(shuffle, self.input.schema(), &equal, self.partitioning.clone())?;
-        let mut read: Arc<dyn ExecutionPlan> = Arc::new(read);
+        Ok(Arc::new(read.hinted(hinted(&self.input))))
+    }
+
+    /// What stands in the exchange's place once its stage has run.
+    fn read(&self, shuffle: Arc<Shuffle>) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut read = self.rows(shuffle)?;
         let fetch = self.node.fetch();
         // Rows come out of a shuffle in any order.
         if let Some(ordering) = self.node.output_ordering().cloned().and_then(LexOrdering::new) {
@@ -86,8 +93,8 @@ impl Exchange {
     }
 }
 
-/// The exchanges that can run now. A join that may turn out to broadcast its left side holds back the exchange of its right
-/// one until the left is measured.
+/// The exchanges that can run now. A join whose right side may turn out to need none, or one of fewer rows, holds the exchanges
+/// there back until its left side is measured.
 pub(crate) fn ready(plan: &Arc<dyn ExecutionPlan>, adaptive: bool) -> Vec<Exchange> {
     let mut ready = Vec::new();
     collect(plan, false, adaptive, &mut ready);
@@ -97,10 +104,23 @@ pub(crate) fn ready(plan: &Arc<dyn ExecutionPlan>, adaptive: bool) -> Vec<Exchan
 /// Collects what is ready in a subtree; whether it has any exchange.
 fn collect(plan: &Arc<dyn ExecutionPlan>, held_back: bool, adaptive: bool, ready: &mut Vec<Exchange>) -> bool {
     let mut below = false;
-    let waits = adaptive && downcast::<HashJoinExec>(plan).is_some_and(adapt::may_broadcast);
+    let join = downcast::<HashJoinExec>(plan).filter(|_| adaptive);
+    let waits = join.is_some_and(|join| adapt::may_broadcast(join) || reduce::may_reduce(join));
     for child in plan.children() {
-        let held_back = waits && below;
+        let held_back = held_back || waits && below;
         below |= collect(child, held_back, adaptive, ready);
+        if let Some(join) = join
+            && waits
+            && !below
+            && reduce::may_be_small(join.left())
+            && reduce::exchanges(join.right())
+        {
+            // A stage of its own, only to be measured.
+            below = true;
+            if !held_back {
+                ready.push(Exchange::new(Arc::clone(join.left()), join.left().output_partitioning().clone()));
+            }
+        }
     }
     let Some(exchange) = exchange(plan) else { return below };
     if !below && !held_back {
@@ -132,7 +152,11 @@ pub(crate) fn replace_input(
         if !Arc::ptr_eq(&exchange.node, &node) {
             return Ok(Transformed::no(node));
         }
-        let node = replace_children_if_necessary(node, vec![Arc::clone(input)])?;
+        let node = if Arc::ptr_eq(&exchange.node, &exchange.input) {
+            Arc::clone(input) // cut off only to be measured
+        } else {
+            replace_children_if_necessary(node, vec![Arc::clone(input)])?
+        };
         Ok(Transformed::new(node, true, TreeNodeRecursion::Jump))
     });
     Ok(replaced?.data)
@@ -210,6 +234,15 @@ fn distribute_node(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn E
         } else {
             partition_both(join)?
         }));
+    }
+    if let Some(join) = downcast::<HashJoinExec>(&node)
+        && *join.partition_mode() == PartitionMode::Partitioned
+        && hinted(join.right())
+        && !hinted(join.left())
+        && !join.null_aware
+        && each_partition_alone(join.join_type().swap())
+    {
+        return Ok(Transformed::yes(join.swap_inputs(PartitionMode::Partitioned)?)); // the left side is what is broadcast
     }
     if let Some(join) = downcast::<NestedLoopJoinExec>(&node)
         && !each_partition_alone(*join.join_type())

@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 
+use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
@@ -29,6 +30,27 @@ pub enum Error {
     /// The query's session cannot be made.
     #[error("make a session for queries")]
     Session(#[source] Box<DataFusionError>),
+    /// A row of a CSV file is broken.
+    #[error(
+        "read `{file}`, {place}: {what}; to read the file nevertheless, say what becomes of broken rows: set its option \
+         `mode` to `drop` or `permissive`"
+    )]
+    BrokenRow {
+        /// The file.
+        file: String,
+        /// Which line.
+        place: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// What is in a file is not what was expected.
+    #[error("read `{file}`: {why}")]
+    ReadFile {
+        /// The file.
+        file: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// A function that executors cannot know.
     #[error(
         "send function `{name}` to executors: it was registered with the session only; register it with the context's \
@@ -42,7 +64,17 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn encode(error: impl StdError + Send + Sync + 'static) -> Self {
-        Self::Encode(Box::new(error))
+        let mut error: Box<dyn StdError + Send + Sync> = Box::new(error);
+        // Who only passes another's error on has nothing to say.
+        loop {
+            error = match error.downcast::<DataFusionError>() {
+                Ok(passed) => match *passed {
+                    DataFusionError::External(inner) => inner,
+                    other => return Self::Encode(Box::new(other)),
+                },
+                Err(own) => return Self::Encode(own),
+            };
+        }
     }
 
     pub(crate) fn decode(error: impl StdError + Send + Sync + 'static) -> Self {
@@ -85,12 +117,127 @@ pub(crate) fn failure(what: &str, error: &DataFusionError) -> Failure {
     }
 }
 
-/// What a person reads: DataFusion's own text, without the invitation to report a bug to somebody else.
-fn text(error: &DataFusionError) -> String {
-    let text = error.strip_backtrace();
+/// Whether an error is about the query or what it reads, so that trying again gives it again.
+pub(crate) fn is_of_data(error: &DataFusionError) -> bool {
+    matches!(classify(error), Class::Kind(FailureKind::Query))
+}
+
+/// Whether an error says which file it is about.
+pub(crate) fn names_a_file(error: &DataFusionError) -> bool {
+    matches!(innermost(error).downcast_ref(), Some(Error::BrokenRow { .. } | Error::ReadFile { .. }))
+        || innermost(error).is::<object_store::Error>()
+}
+
+/// Whether an error can be about what is in a file, and if so, whether the file may be damaged.
+pub(crate) fn is_of_file(error: &DataFusionError) -> Option<bool> {
+    let inner = innermost(error);
+    if inner.is::<ParquetError>() || inner.is::<std::io::Error>() {
+        return Some(true);
+    }
+    match (inner.downcast_ref(), inner.downcast_ref()) {
+        (
+            Some(
+                ArrowError::ParseError(_)
+                | ArrowError::CsvError(_)
+                | ArrowError::JsonError(_)
+                | ArrowError::AvroError(_)
+                | ArrowError::IpcError(_)
+                | ArrowError::ParquetError(_)
+                | ArrowError::IoError(..)
+                | ArrowError::SchemaError(_)
+                | ArrowError::InvalidArgumentError(_),
+            ),
+            _,
+        ) => Some(true),
+        (Some(ArrowError::CastError(_)), _)
+        | (_, Some(DataFusionError::Execution(_) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..))) => {
+            Some(false)
+        }
+        _ => None,
+    }
+}
+
+/// Whether an error can come from a column that is of another type than was expected.
+pub(crate) fn is_of_types(error: &DataFusionError) -> bool {
+    let inner = innermost(error);
+    matches!(inner.downcast_ref(), Some(ArrowError::CastError(_) | ArrowError::SchemaError(_)))
+        || matches!(inner.downcast_ref(), Some(DataFusionError::Execution(_) | DataFusionError::Plan(_)))
+}
+
+/// The first column of a file that a table has as another type, as half a sentence.
+pub(crate) fn other_type(file: &Schema, table: &Schema) -> Option<String> {
+    table.fields().iter().find_map(|wanted| {
+        let (_, found) = file.column_with_name(wanted.name())?;
+        let (name, found, wanted) = (wanted.name(), found.data_type(), wanted.data_type());
+        let view = |kind: &DataType| match kind {
+            DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+            DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+            other => other.clone(),
+        };
+        (view(found) != view(wanted)).then(|| {
+            format!("column `{name}` is {found} in this file, and {wanted} in the table; leave the file out, or write it again")
+        })
+    })
+}
+
+/// The error that others only pass on.
+fn innermost(error: &DataFusionError) -> &(dyn StdError + 'static) {
+    match error {
+        DataFusionError::External(inner) => innermost_of(inner.as_ref()),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => innermost(inner),
+        DataFusionError::Shared(inner) => innermost(inner),
+        DataFusionError::Collection(all) => all.first().map_or(error, innermost),
+        DataFusionError::ArrowError(inner, _) => innermost_of(inner.as_ref()),
+        DataFusionError::ParquetError(inner) => innermost_of(inner.as_ref()),
+        DataFusionError::ObjectStore(inner) => inner.as_ref(),
+        DataFusionError::IoError(inner) => innermost_of(inner),
+        DataFusionError::SQL(..)
+        | DataFusionError::ExecutionJoin(_)
+        | DataFusionError::ResourcesExhausted(_)
+        | DataFusionError::Internal(_)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Plan(_)
+        | DataFusionError::Configuration(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::Execution(_)
+        | DataFusionError::Substrait(_)
+        | DataFusionError::Ffi(_) => error,
+    }
+}
+
+fn innermost_of<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    if let Some(inner) = error.downcast_ref::<DataFusionError>() {
+        return innermost(inner);
+    }
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(ArrowError::ExternalError(inner)), _) | (_, Some(ParquetError::External(inner))) => {
+            innermost_of(inner.as_ref())
+        }
+        _ => match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => innermost_of(inner),
+            None => error,
+        },
+    }
+}
+
+/// What a person reads: the innermost error's own words, without the invitation to report a bug to somebody else.
+pub(crate) fn text(error: &DataFusionError) -> String {
+    let inner = innermost(error);
+    let text = match (inner.downcast_ref(), inner.downcast_ref(), inner.downcast_ref()) {
+        (Some(DataFusionError::Plan(text) | DataFusionError::Execution(text)), ..)
+        | (_, Some(ArrowError::CastError(text) | ArrowError::ParseError(text) | ArrowError::JsonError(text)), _)
+        | (_, Some(ArrowError::InvalidArgumentError(text) | ArrowError::AvroError(text)), _)
+        | (_, Some(ArrowError::ParquetError(text) | ArrowError::IpcError(text) | ArrowError::SchemaError(text)), _)
+        | (.., Some(ParquetError::General(text) | ParquetError::EOF(text) | ParquetError::ArrowError(text))) => {
+            text.clone()
+        }
+        (Some(inner), ..) => inner.strip_backtrace(),
+        _ => inner.to_string(),
+    };
+    let text = text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
     match text.find("\nThis issue was likely caused by a bug in DataFusion") {
         Some(end) => text[..end].to_owned(),
-        None => text,
+        None => text.to_owned(),
     }
 }
 
@@ -144,8 +291,10 @@ fn classify_any(error: &(dyn StdError + 'static)) -> Class {
     if let Some(error) = error.downcast_ref::<std::io::Error>() {
         return classify_io(error);
     }
-    if error.downcast_ref::<Error>().is_some() {
-        return Class::Kind(FailureKind::Internal);
+    match error.downcast_ref::<Error>() {
+        Some(Error::BrokenRow { .. } | Error::ReadFile { .. }) => return Class::Kind(FailureKind::Query),
+        Some(_) => return Class::Kind(FailureKind::Internal),
+        None => {}
     }
     match error.source() {
         Some(source) => classify_any(source),

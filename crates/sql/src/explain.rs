@@ -167,6 +167,8 @@ fn measured(ran: &[Ran]) -> String {
             spilled_bytes,
             spills,
             run_micros,
+            broken_rows_dropped,
+            broken_rows_mended,
             ..
         } = stage.metrics;
         let _ = writeln!(
@@ -190,6 +192,12 @@ fn measured(ran: &[Ran]) -> String {
         }
         if spills > 0 {
             let _ = writeln!(text, "  spilled {} in {spills} files", size(spilled_bytes));
+        }
+        if broken_rows_dropped > 0 {
+            let _ = writeln!(text, "  left out {broken_rows_dropped} broken rows");
+        }
+        if broken_rows_mended > 0 {
+            let _ = writeln!(text, "  read {broken_rows_mended} broken rows with nulls");
         }
         fragment(&stage.plan, 1, &mut 1, &mut text);
     }

@@ -10,8 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
+use datafusion::common::{GetExt, Result as DfResult, internal_datafusion_err, internal_err};
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::physical_plan::{CsvSource, FileScanConfigBuilder};
 use datafusion::datasource::sink::DataSinkExec;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::execution::config::SessionConfig;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
@@ -25,10 +28,11 @@ use datafusion_proto::protobuf;
 use model::ids::ShuffleId;
 use prost::Message;
 
+use crate::csv::{CsvFilesSource, CsvMessage};
 use crate::error::Error;
 use crate::functions::{BuiltIn, Carrier, Function, FunctionKind, Prefer};
 use crate::read::{EqualColumns, ShuffleReadExec, downcast};
-use crate::scan::ScanExec;
+use crate::scan::{Content, ScanExec, content};
 use crate::stage::End;
 
 /// Where a fragment's files go. In which format is the plan's root, a `DataSinkExec`.
@@ -142,6 +146,40 @@ struct Leaf {
     /// Columns with one value.
     #[prost(uint32, repeated, tag = "5")]
     constant: Vec<u32>,
+    /// What DataFusion's encoding leaves out of a scan of files.
+    #[prost(message, optional, tag = "6")]
+    files: Option<Files>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Files {
+    /// How they are compressed, by the ending of their names; empty if they are not.
+    #[prost(string, tag = "1")]
+    compression: String,
+    #[prost(message, optional, tag = "2")]
+    csv: Option<CsvMessage>,
+}
+
+impl Files {
+    fn of(scan: &ScanExec) -> Option<Self> {
+        let Some(Content::Files(files)) = content(scan.source()) else { return None };
+        let csv = files.file_source().downcast_ref::<CsvFilesSource>().map(CsvFilesSource::message);
+        Some(Self { compression: files.file_compression_type.get_ext(), csv })
+    }
+
+    /// The source as it was before it was encoded.
+    fn restore(self, source: &Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let Some(Content::Files(files)) = content(source) else { return internal_err!("a scan of files reads none") };
+        let compression = self.compression.trim_start_matches('.').parse::<FileCompressionType>()?;
+        let mut restored = FileScanConfigBuilder::from(files.clone()).with_file_compression_type(compression);
+        if let Some(message) = self.csv {
+            let Some(csv) = files.file_source().downcast_ref::<CsvSource>() else {
+                return internal_err!("a scan of CSV files reads others");
+            };
+            restored = restored.with_source(Arc::new(CsvFilesSource::decode(csv, message)?));
+        }
+        Ok(DataSourceExec::from_data_source(restored.build()))
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -195,7 +233,13 @@ impl PhysicalExtensionCodec for Codec {
                 }
                 Ok(Arc::new(ShuffleReadExec::leaf(leaf.leaf, ShuffleId(leaf.shuffle), schema, &equal)?))
             }
-            (None, [source]) => Ok(Arc::new(ScanExec::new(leaf.leaf, Arc::clone(source)))),
+            (None, [source]) => {
+                let source = match leaf.files {
+                    Some(files) => files.restore(source)?,
+                    None => Arc::clone(source),
+                };
+                Ok(Arc::new(ScanExec::new(leaf.leaf, source)))
+            }
             _ => internal_err!("a leaf of a fragment is neither a shuffle nor a source"),
         }
     }
@@ -207,12 +251,12 @@ impl PhysicalExtensionCodec for Codec {
         _: &dyn PhysicalProtoConverterExtension,
     ) -> DfResult<()> {
         let leaf = if let Some(scan) = downcast::<ScanExec>(&node) {
-            Leaf { leaf: scan.leaf(), ..Leaf::default() }
+            Leaf { leaf: scan.leaf(), files: Files::of(scan), ..Leaf::default() }
         } else if let Some((leaf, shuffle)) = downcast::<ShuffleReadExec>(&node).and_then(ShuffleReadExec::as_leaf) {
             let EqualColumns { classes, constants } = EqualColumns::of(&node);
             let equal = classes.into_iter().map(|columns| Columns { columns }).collect();
             let schema = Some(node.schema().as_ref().try_into()?);
-            Leaf { leaf, schema, shuffle: shuffle.0, equal, constant: constants }
+            Leaf { leaf, schema, shuffle: shuffle.0, equal, constant: constants, files: None }
         } else {
             let name = node.name();
             return Err(internal_datafusion_err!("executors do not know how to run `{name}`"));

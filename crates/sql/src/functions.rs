@@ -90,6 +90,16 @@ pub(crate) struct BuiltIn {
     pub(crate) higher_order: HashMap<String, Arc<HigherOrderUDF>>,
     pub(crate) aggregate: HashMap<String, Arc<AggregateUDF>>,
     pub(crate) window: HashMap<String, Arc<WindowUDF>>,
+    /// Each function once, those that are preferred last: in a session the last of a name or alias stays.
+    pub(crate) registered: Registered,
+}
+
+/// Functions in the order in which a session hears of them.
+#[derive(Debug, Default)]
+pub(crate) struct Registered {
+    pub(crate) scalar: Vec<Arc<ScalarUDF>>,
+    pub(crate) aggregate: Vec<Arc<AggregateUDF>>,
+    pub(crate) window: Vec<Arc<WindowUDF>>,
 }
 
 impl BuiltIn {
@@ -109,13 +119,18 @@ impl BuiltIn {
             higher_order: HashMap::new(),
             aggregate: HashMap::new(),
             window: HashMap::new(),
+            registered: Registered::default(),
         };
         // The first of a name stays.
         let scalar = SessionStateDefaults::default_scalar_functions();
         for function in prefer.order(scalar, datafusion_spark::all_default_scalar_functions()) {
+            if all.scalar.get(function.name()).is_some_and(|known| known.name() == function.name()) {
+                continue; // a namesake is preferred, and a function travels by its name
+            }
             for name in names(function.name(), function.aliases()) {
                 all.scalar.entry(name).or_insert_with(|| Arc::clone(&function));
             }
+            all.registered.scalar.insert(0, function);
         }
         for function in SessionStateDefaults::default_higher_order_functions() {
             for name in names(function.name(), function.aliases()) {
@@ -124,15 +139,23 @@ impl BuiltIn {
         }
         let aggregate = SessionStateDefaults::default_aggregate_functions();
         for function in prefer.order(aggregate, datafusion_spark::all_default_aggregate_functions()) {
+            if all.aggregate.get(function.name()).is_some_and(|known| known.name() == function.name()) {
+                continue; // a namesake is preferred, and a function travels by its name
+            }
             for name in names(function.name(), function.aliases()) {
                 all.aggregate.entry(name).or_insert_with(|| Arc::clone(&function));
             }
+            all.registered.aggregate.insert(0, function);
         }
         let window = SessionStateDefaults::default_window_functions();
         for function in prefer.order(window, datafusion_spark::all_default_window_functions()) {
+            if all.window.get(function.name()).is_some_and(|known| known.name() == function.name()) {
+                continue; // a namesake is preferred, and a function travels by its name
+            }
             for name in names(function.name(), function.aliases()) {
                 all.window.entry(name).or_insert_with(|| Arc::clone(&function));
             }
+            all.registered.window.insert(0, function);
         }
         all
     }
@@ -140,4 +163,37 @@ impl BuiltIn {
 
 fn names<'a>(name: &'a str, aliases: &'a [String]) -> impl Iterator<Item = String> + 'a {
     std::iter::once(name.to_owned()).chain(aliases.iter().cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+
+    use datafusion::execution::SessionStateBuilder;
+
+    use super::*;
+
+    /// What a session plans with is what an executor runs, by every name.
+    #[test]
+    fn a_session_and_an_executor_mean_the_same_function() {
+        for prefer in [Prefer::DataFusion, Prefer::Spark] {
+            let all = BuiltIn::get(prefer);
+            let state = SessionStateBuilder::new_with_default_features()
+                .with_scalar_functions(all.registered.scalar.clone())
+                .with_aggregate_functions(all.registered.aggregate.clone())
+                .with_window_functions(all.registered.window.clone())
+                .build();
+            for (name, function) in state.scalar_functions() {
+                // Some are made anew for the session's options.
+                let kind = |function: &ScalarUDF| (function.inner().as_ref() as &dyn Any).type_id();
+                assert_eq!(kind(function), kind(&all.scalar[name]), "{prefer:?} {name}");
+            }
+            for (name, function) in state.aggregate_functions() {
+                assert!(Arc::ptr_eq(function, &all.aggregate[name]), "{prefer:?} {name}");
+            }
+            for (name, function) in state.window_functions() {
+                assert!(Arc::ptr_eq(function, &all.window[name]), "{prefer:?} {name}");
+            }
+        }
+    }
 }

@@ -13,13 +13,14 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::config::SessionConfig;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use model::JobRunner;
 
 use crate::adapt::Limits;
 use crate::explain::{AnalyzeExec, explained};
 use crate::functions::Carrier;
+use crate::hint::{self, Hints};
 use crate::persist::InStages;
 use crate::query::{Cluster, QueryExec};
 use crate::read::{ShuffleReadExec, downcast};
@@ -66,7 +67,7 @@ impl QueryPlanner for ClusterPlanner {
         logical: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::default();
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Hints)]);
         if self.stages {
             match logical {
                 LogicalPlan::Explain(of) if of.explain_format == ExplainFormat::Indent => {
@@ -94,7 +95,7 @@ impl QueryPlanner for ClusterPlanner {
             || wanted && divisible(&leaves)
             || leaves.iter().any(|leaf| downcast::<ShuffleReadExec>(leaf).is_some());
         if !must && !(self.stages && read_anything(&leaves)) {
-            return Ok(plan); // nothing that another process could help with
+            return hint::without(plan); // nothing that another process could help with
         }
         let limits = &self.cluster.limits;
         let slots = limits.slots.max(1);
@@ -114,6 +115,11 @@ impl QueryPlanner for ClusterPlanner {
         }
         let (cluster, config) = (Arc::clone(&self.cluster), session.config().clone());
         let plan = cut::distribute(plan)?;
+        if let Some(sink) = downcast::<DataSinkExec>(&plan).filter(|_| !writes) {
+            // Rows that go into a table of this process.
+            let rows = QueryExec::new(cluster, Arc::clone(sink.input()), config);
+            return replace_children_if_necessary(Arc::clone(&plan), vec![Arc::new(rows)]);
+        }
         Ok(if writes {
             Arc::new(WriteExec::new(cluster, plan, config)?)
         } else {
@@ -123,6 +129,8 @@ impl QueryPlanner for ClusterPlanner {
 }
 
 fn with_config(state: &SessionState, config: SessionConfig) -> SessionState {
+    // A default catalog that is made is put in the place of the session's own, with all its tables.
+    let config = config.with_create_default_catalog_and_schema(false);
     SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
 }
 
@@ -165,4 +173,20 @@ fn input_bytes(leaves: &[Arc<dyn ExecutionPlan>]) -> u64 {
         Content::Rows(_) => None,
     });
     files.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn other_options_leave_the_tables_alone() {
+        let session = SessionContext::new();
+        session.sql("CREATE VIEW one AS SELECT 1 AS n").await.unwrap();
+        let config = session.copied_config().with_target_partitions(7);
+        assert_eq!(with_config(&session.state(), config).config().target_partitions(), 7);
+        session.sql("SELECT n FROM one").await.unwrap();
+    }
 }

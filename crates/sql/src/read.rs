@@ -19,6 +19,7 @@ use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{AcrossPartitions, ConstExpr, EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::coop::make_cooperative;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs};
@@ -79,8 +80,8 @@ pub(crate) type Ranges = Arc<[(u32, u32)]>;
 /// From where the rows come.
 #[derive(Debug, Clone)]
 enum Source {
-    /// The driver's view: partition `p` of the plan reads `ranges[p]` of the shuffle.
-    Shuffle { shuffle: Arc<Shuffle>, ranges: Ranges },
+    /// The driver's view: partition `p` of the plan reads `ranges[p]` of the shuffle. `hinted`: somebody wants its rows broadcast.
+    Shuffle { shuffle: Arc<Shuffle>, ranges: Ranges, hinted: bool },
     /// An executor's view: the task's input says which range leaf number `leaf` reads.
     Leaf { leaf: u32, shuffle: ShuffleId },
 }
@@ -107,15 +108,32 @@ impl ShuffleReadExec {
         partitioning: Partitioning,
     ) -> Result<Self> {
         let ranges = (0..shuffle.partitions()).map(|p| (p, p + 1)).collect();
-        Ok(Self::with_source(Source::Shuffle { shuffle, ranges }, equal.properties(schema)?, partitioning))
+        Ok(Self::with_source(
+            Source::Shuffle { shuffle, ranges, hinted: false },
+            equal.properties(schema)?,
+            partitioning,
+        ))
     }
 
     /// Reads all of a shuffle as one partition: what a broadcast is made of.
     pub(crate) fn whole(&self) -> Option<Self> {
         let (shuffle, _) = self.shuffle()?;
         let ranges = Arc::new([(0, shuffle.partitions())]);
-        let source = Source::Shuffle { shuffle: Arc::clone(shuffle), ranges };
+        let source = Source::Shuffle { shuffle: Arc::clone(shuffle), ranges, hinted: false };
         Some(Self::with_source(source, self.known(), Partitioning::UnknownPartitioning(1)))
+    }
+
+    /// The same, with what a hint says about its rows.
+    pub(crate) fn hinted(mut self, wanted: bool) -> Self {
+        if let Source::Shuffle { hinted, .. } = &mut self.source {
+            *hinted = wanted;
+        }
+        self
+    }
+
+    /// Whether somebody wants its rows broadcast.
+    pub(crate) fn is_hinted(&self) -> bool {
+        matches!(self.source, Source::Shuffle { hinted: true, .. })
     }
 
     fn known(&self) -> EquivalenceProperties {
@@ -129,7 +147,7 @@ impl ShuffleReadExec {
             Partitioning::Hash(by, _) => Partitioning::Hash(by.clone(), ranges.len()),
             _ => Partitioning::UnknownPartitioning(ranges.len()),
         };
-        let source = Source::Shuffle { shuffle: Arc::clone(shuffle), ranges };
+        let source = Source::Shuffle { shuffle: Arc::clone(shuffle), ranges, hinted: self.is_hinted() };
         Some(Self::with_source(source, self.known(), partitioning))
     }
 
@@ -142,7 +160,7 @@ impl ShuffleReadExec {
     /// The shuffle and what each partition reads of it; none in an executor.
     pub(crate) fn shuffle(&self) -> Option<(&Arc<Shuffle>, &Ranges)> {
         match &self.source {
-            Source::Shuffle { shuffle, ranges } => Some((shuffle, ranges)),
+            Source::Shuffle { shuffle, ranges, .. } => Some((shuffle, ranges)),
             Source::Leaf { .. } => None,
         }
     }
@@ -173,7 +191,7 @@ impl ShuffleReadExec {
 impl DisplayAs for ShuffleReadExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::Shuffle { shuffle, ranges } => {
+            Source::Shuffle { shuffle, ranges, .. } => {
                 let (rows, bytes) = self.size(None);
                 let (id, of) = (shuffle.id(), shuffle.partitions());
                 write!(
@@ -229,7 +247,8 @@ impl ExecutionPlan for ShuffleReadExec {
             _ => usize::MAX,
         };
         let pieces = Pieces { rows, bytes, left: None };
-        Ok(Box::pin(Rows { reader, leaves, schema: self.schema(), metrics, pieces }))
+        // Lets go now and then, so that a task that reads and gives nothing can be cancelled.
+        Ok(make_cooperative(Box::pin(Rows { reader, leaves, schema: self.schema(), metrics, pieces })))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

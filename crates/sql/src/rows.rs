@@ -27,6 +27,11 @@ impl Encoder {
         writer.write(&compact(batch)?)
     }
 
+    /// How many bytes there are so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.writer.as_ref().map_or(0, |writer| writer.get_ref().len())
+    }
+
     pub(crate) fn finish(self) -> Result<Bytes, ArrowError> {
         self.writer.map_or(Ok(Bytes::new()), |writer| Ok(writer.into_inner()?.into()))
     }

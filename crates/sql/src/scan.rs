@@ -46,6 +46,10 @@ impl ScanExec {
     pub(crate) fn leaf(&self) -> u32 {
         self.leaf
     }
+
+    pub(crate) fn source(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.source
+    }
 }
 
 /// What a source reads.
@@ -149,7 +153,7 @@ impl ExecutionPlan for ScanExec {
         let Some(content) = content(&self.source) else {
             return internal_err!("a source reads neither files nor rows");
         };
-        with_content(&content, Some(input))?.execute(0, context)
+        crate::named::over(with_content(&content, Some(input))?)?.execute(0, context)
     }
 
     // Filters that are known only while the fragment runs (of a join's build side, of the first rows of a sort) pass.

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use datafusion::catalog::TableProviderFactory;
 use datafusion::common::config::{ConfigOptions, Dialect};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::config::SessionConfig;
@@ -14,11 +15,15 @@ use datafusion::prelude::SessionContext;
 use model::JobRunner;
 
 use crate::adapt::Limits;
+use crate::csv::CsvFilesFactory;
 use crate::error::Error;
 use crate::functions::{BuiltIn, Carrier, Prefer};
+use crate::lateral::LateralViews;
+use crate::named::NameFiles;
 use crate::planner::ClusterPlanner;
 use crate::spill;
 use crate::stores::Stores;
+use crate::tables::FileTables;
 
 /// How many consumers a message about memory that ran out names.
 const CONSUMERS_NAMED: usize = 5;
@@ -93,14 +98,25 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
     };
     let planner =
         ClusterPlanner::new(parts.runner, parts.carrier, limits, parts.adaptive, parts.stages, parts.partitions == 0);
-    let state = SessionStateBuilder::new_with_default_features()
+    let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_scalar_functions(all.scalar.values().cloned().collect())
-        .with_aggregate_functions(all.aggregate.values().cloned().collect())
-        .with_window_functions(all.window.values().cloned().collect())
+        .with_scalar_functions(all.registered.scalar.clone())
+        .with_aggregate_functions(all.registered.aggregate.clone())
+        .with_window_functions(all.registered.window.clone())
         .with_query_planner(Arc::new(planner));
-    Ok(SessionContext::new_with_state(state.build()))
+    if !parts.stages {
+        state = state.with_physical_optimizer_rule(Arc::new(NameFiles));
+    }
+    let tables = Arc::new(FileTables::default());
+    for format in FileTables::FORMATS {
+        state = state.with_table_factory(format.to_owned(), Arc::clone(&tables) as Arc<dyn TableProviderFactory>);
+    }
+    let mut state = state.build();
+    let wrong = |error| Error::Session(Box::new(error));
+    state.register_file_format(Arc::new(CsvFilesFactory::default()), true).map_err(wrong)?;
+    state.register_relation_planner(Arc::new(LateralViews)).map_err(wrong)?;
+    Ok(SessionContext::new_with_state(state))
 }
 
 /// Sorts set memory aside for merging what they spilled, and merge a batch of every file: both must be a small part of what

@@ -27,6 +27,7 @@ use model::write::{WriteId, WriteMode, WriteTarget};
 use crate::error::wrap_job;
 use crate::fragment::Destination;
 use crate::name;
+use crate::order;
 use crate::query::{Cluster, run_exchanges};
 use crate::read::downcast;
 use crate::stage::{End, StageTemplate};
@@ -138,12 +139,15 @@ async fn run(
     if !runner.would_write(&target).await.map_err(wrap_job)? {
         return Ok(0);
     }
-    // Each partition writes files of its own: gathering them would only take time. A merge keeps an order, and stays.
+    // Each partition writes files of its own: gathering them would only take time. Sorted partitions become ranges of the order.
     let input = match downcast::<CoalescePartitionsExec>(root.input()) {
         Some(gathered) if gathered.fetch().is_none() => gathered.input(),
         _ => root.input(),
     };
-    let plan = run_exchanges(cluster, Arc::clone(input), config, &mut Vec::new()).await?;
+    let plan = match order::sorts(input) {
+        Some(sort) => order::in_ranges(cluster, sort, config).await?,
+        None => run_exchanges(cluster, Arc::clone(input), config, &mut Vec::new()).await?,
+    };
     let end = End::Write {
         sink: Arc::clone(sink),
         destination: Destination { write: write.to_string(), url: destination.clone() },

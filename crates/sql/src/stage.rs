@@ -20,6 +20,7 @@ use prost::Message;
 use crate::error::Error;
 use crate::fragment;
 use crate::functions::Carrier;
+use crate::hint;
 use crate::leaves::{Input, LeafInput, TaskInput};
 use crate::read::{EqualColumns, ShuffleReadExec, downcast};
 use crate::route::Route;
@@ -205,6 +206,7 @@ impl StageTemplate {
         config: &SessionConfig,
         carrier: &Arc<dyn Carrier>,
     ) -> Result<Self, Error> {
+        let plan = &hint::without(Arc::clone(plan)).map_err(Error::encode)?;
         let mut next = 0;
         let route = Route::of(plan, &mut next)?;
         let tasks = plan.output_partitioning().partition_count();

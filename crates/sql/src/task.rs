@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::row::{Row, RowConverter, Rows, SortField};
 use datafusion::common::hash_utils::create_hashes;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result as DfResult, internal_err};
+use datafusion::common::{DataFusionError, Result as DfResult, ScalarValue, internal_err};
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::execution::config::SessionConfig;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{LexOrdering, OrderingRequirements, PhysicalExpr};
@@ -33,6 +36,8 @@ use shuffle::{HandedOver, Member, ShuffleRuntime};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::cancel::{self, Computing};
+use crate::csv;
 use crate::error::{Error, failure};
 use crate::fragment::{self, Fragment};
 use crate::functions::{BuiltIn, Carrier, Prefer};
@@ -106,6 +111,8 @@ struct Counts {
     bytes: usize,
     spilled: usize,
     spills: usize,
+    dropped: usize,
+    mended: usize,
 }
 
 impl fmt::Debug for Prepared {
@@ -130,6 +137,7 @@ pub fn prepare(body: Bytes, carrier: Arc<dyn Carrier>) -> Result<Prepared, Failu
     };
     let mut fragment = fragment::decode(body, decoding, &carrier).map_err(classify)?;
     let plan = sorted(Arc::clone(&fragment.plan))
+        .and_then(cancel::look_in_joins)
         .and_then(|plan| Plan::new(plan, &mut fragment.config))
         .map_err(|error| failure("prepare a stage of the query", &error))?;
     Ok(Prepared { fragment, plan, counted: Mutex::default(), runtime: OnceLock::new() })
@@ -285,8 +293,10 @@ impl Prepared {
         let context = Arc::new(executing(config, runtime));
         // Operators spawn tasks, which need a runtime around them.
         let _io = env.io.enter();
+        let _computing = Computing::new(&env.cancel);
         let plan = self.plan.of_task(context.session_config())?;
-        let stream = plan.execute(partition, context)?;
+        let pool = context.memory_pool();
+        let stream = plan.execute(partition, Arc::clone(&context))?;
         let mut batches = Batches { stream, env };
 
         let mut product = Product::default();
@@ -303,8 +313,10 @@ impl Prepared {
             }
         } else {
             let mut rows = Encoder::new();
+            let held = MemoryConsumer::new("result").register(pool);
             while let Some(batch) = batches.next()? {
                 rows.push(&batch)?;
+                held.try_resize(rows.bytes()).map_err(|_| too_large(rows.bytes()))?;
             }
             product.result = Some(rows.finish()?);
         }
@@ -314,44 +326,56 @@ impl Prepared {
         Ok(product)
     }
 
-    /// Counts what operators did. Those of a plan that tasks share count for all of them together, so that each task adds
-    /// what has happened since the last one that ended here.
+    /// Counts what operators did. Sources of all tasks count together, and so does all of a plan that tasks share: each task
+    /// adds what has happened since the last one that ended here.
     fn count(&self, plan: &Arc<dyn ExecutionPlan>, metrics: &mut TaskMetrics) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let mut now = Counts::default();
         let seen = plan.apply(|node| {
-            if let Some(counted) = node.metrics() {
+            if let Some(metrics) = node.metrics() {
                 if node.name() == "DataSourceExec" {
-                    now.rows += counted.output_rows().unwrap_or(0);
-                    now.bytes += counted.sum_by_name("bytes_scanned").map_or(0, |bytes| bytes.as_usize());
+                    let sum = |name| metrics.sum_by_name(name).map_or(0, |sum| sum.as_usize());
+                    now.rows += metrics.output_rows().unwrap_or(0);
+                    now.bytes += sum("bytes_scanned");
+                    now.dropped += sum(csv::DROPPED);
+                    now.mended += sum(csv::MENDED);
                 }
-                now.spilled += counted.spilled_bytes().unwrap_or(0);
-                now.spills += counted.spill_count().unwrap_or(0);
+                now.spilled += metrics.spilled_bytes().unwrap_or(0);
+                now.spills += metrics.spill_count().unwrap_or(0);
             }
             Ok(TreeNodeRecursion::Continue)
         });
         debug_assert!(seen.is_ok(), "nothing above fails");
-        let before = match self.plan {
-            Plan::Shared(_) => {
-                std::mem::replace(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner), now)
-            }
-            Plan::Own(_) => Counts::default(),
-        };
+        let mut before = std::mem::replace(&mut *counted, now);
+        if let Plan::Own(_) = self.plan {
+            (before.spilled, before.spills) = (0, 0);
+        }
         metrics.input_rows += now.rows.saturating_sub(before.rows) as u64;
         metrics.input_bytes += now.bytes.saturating_sub(before.bytes) as u64;
         metrics.spilled_bytes += now.spilled.saturating_sub(before.spilled) as u64;
         metrics.spills += now.spills.saturating_sub(before.spills) as u64;
+        metrics.broken_rows_dropped += now.dropped.saturating_sub(before.dropped) as u64;
+        metrics.broken_rows_mended += now.mended.saturating_sub(before.mended) as u64;
     }
 
     fn shuffle(&self, batches: &mut Batches<'_>, mut member: Member, spec: &ShuffleSpec) -> DfResult<HandedOver> {
         let wrong = |error: shuffle::Error| crate::error::wrap(error.into_failure());
-        let mut divide =
-            Divide::new(self.fragment.partitioning.as_ref(), spec.partitions, batches.env.attempt.partition.0);
+        let (by, first) = (self.fragment.partitioning.as_ref(), batches.env.attempt.partition.0);
+        let mut divide = Divide::new(by, spec.partitions, first, &batches.schema())?;
         while let Some(batch) = batches.next()? {
             let partitions = divide.partitions(&batch)?;
             member.write_batch(&batch, partitions).map_err(wrong)?;
         }
         member.finish().map_err(wrong)
     }
+}
+
+/// A task's part of a result is in memory until all of it is there.
+fn too_large(bytes: usize) -> DataFusionError {
+    DataFusionError::ResourcesExhausted(format!(
+        "the part of the result that one task has is {bytes} bytes so far, and does not fit into its memory: write the rows to \
+         files, take fewer with LIMIT, give tasks less each with sql.partitions, or raise executor.memory"
+    ))
 }
 
 /// The batches of a task, pulled on its own thread.
@@ -367,9 +391,7 @@ impl Batches<'_> {
             let next = self.env.io.block_on(async {
                 tokio::select! {
                     biased;
-                    () = self.env.cancel.cancelled() => {
-                        Some(Err(crate::error::wrap(Failure::new(FailureKind::Cancelled, "cancelled"))))
-                    }
+                    () = self.env.cancel.cancelled() => Some(Err(cancel::cancelled())),
                     next = self.stream.next() => next,
                 }
             });
@@ -380,9 +402,19 @@ impl Batches<'_> {
         }
     }
 
-    pub(crate) fn schema(&self) -> datafusion::arrow::datatypes::SchemaRef {
+    pub(crate) fn schema(&self) -> SchemaRef {
         self.stream.schema()
     }
+}
+
+/// The range of a key: how many ranges begin at it or below it, without the first.
+fn first_above(splits: &Rows, key: Row<'_>) -> u32 {
+    let (mut low, mut high) = (0, splits.num_rows());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if splits.row(middle) <= key { low = middle + 1 } else { high = middle }
+    }
+    u32::try_from(low).unwrap_or(u32::MAX)
 }
 
 /// Divides rows among the partitions of a shuffle.
@@ -391,19 +423,32 @@ enum Divide<'a> {
     One { partitions: Vec<u32> },
     /// By DataFusion's hash of these columns, as its own repartition does in one process.
     Hash { by: &'a [Arc<dyn PhysicalExpr>], width: u64, hashes: Vec<u64>, partitions: Vec<u32> },
+    /// By the range of an order that they belong to.
+    Range { by: &'a LexOrdering, converter: RowConverter, splits: Rows, partitions: Vec<u32> },
     /// In turn.
     Turn { next: u32, width: u32, partitions: Vec<u32> },
 }
 
 impl<'a> Divide<'a> {
-    fn new(partitioning: Option<&'a Partitioning>, width: u32, first: u32) -> Self {
-        match partitioning {
+    fn new(partitioning: Option<&'a Partitioning>, width: u32, first: u32, schema: &SchemaRef) -> DfResult<Self> {
+        Ok(match partitioning {
             Some(Partitioning::Hash(by, _)) if width > 1 => {
                 Self::Hash { by, width: u64::from(width), hashes: Vec::new(), partitions: Vec::new() }
             }
+            Some(Partitioning::Range(ranges)) if width > 1 => {
+                let by = ranges.ordering();
+                let fields =
+                    by.iter().map(|key| Ok(SortField::new_with_options(key.expr.data_type(schema)?, key.options)));
+                let converter = RowConverter::new(fields.collect::<DfResult<_>>()?)?;
+                let columns = (0..by.len()).map(|column| {
+                    ScalarValue::iter_to_array(ranges.split_points().iter().map(|point| point.values()[column].clone()))
+                });
+                let splits = converter.convert_columns(&columns.collect::<DfResult<Vec<_>>>()?)?;
+                Self::Range { by, converter, splits, partitions: Vec::new() }
+            }
             Some(_) if width > 1 => Self::Turn { next: first % width, width, partitions: Vec::new() },
             _ => Self::One { partitions: Vec::new() },
-        }
+        })
     }
 
     fn partitions(&mut self, batch: &RecordBatch) -> DfResult<&[u32]> {
@@ -421,6 +466,14 @@ impl<'a> Divide<'a> {
                 partitions.clear();
                 #[expect(clippy::cast_possible_truncation, reason = "less than the width, which is a u32")]
                 partitions.extend(hashes.iter().map(|hash| (hash % *width) as u32));
+                Ok(partitions)
+            }
+            Self::Range { by, converter, splits, partitions } => {
+                let columns =
+                    by.iter().map(|key| key.expr.evaluate(batch)?.into_array(rows)).collect::<DfResult<Vec<_>>>()?;
+                let keys = converter.convert_columns(&columns)?;
+                partitions.clear();
+                partitions.extend(keys.iter().map(|key| first_above(splits, key)));
                 Ok(partitions)
             }
             Self::Turn { next, width, partitions } => {

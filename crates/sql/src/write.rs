@@ -34,6 +34,7 @@ use percent_encoding::{AsciiSet, CONTROLS, PercentEncode, utf8_percent_encode};
 use shuffle::rowhash::hash_rows;
 use tokio::io::AsyncWriteExt;
 
+use crate::partitions::NO_VALUE;
 use crate::task::{Batches, TaskEnv};
 
 /// A file is closed and another begun at this size: a copy of a file is then one request on every store.
@@ -47,9 +48,6 @@ const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// So many files are open at a time in one task; beyond that the largest is closed, and another begun when it is wanted.
 const FILES_OPEN: usize = 64;
-
-/// What a folder is called for rows without a value (Hive's name).
-const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// A format with its options.
 #[derive(Clone)]

@@ -1,8 +1,8 @@
 //! What do the tests run? A program of Vonk's that passes points where a test may let faults happen.
 //!
 //! Points: `map` (a map task's first row), `write` (its middle row: rows before it are on their way into the shuffle),
-//! `reduce` (a reduce task has its rows), `result` (its last line is made), `between` (in the driver, between two jobs that
-//! share a shuffle).
+//! `reduce` (a reduce task has its rows), `result` (its last line is made), `said` (it has printed what it was to print),
+//! `between` (in the driver, between two jobs that share a shuffle).
 
 use std::process::ExitCode;
 
@@ -43,6 +43,14 @@ enum Job {
     PanicAt {
         /// Which.
         row: u64,
+    },
+    /// A task prints so many lines, by turns on stdout and stderr, passes the point `said`, and panics.
+    Say {
+        /// How many.
+        lines: u32,
+        /// It does not panic.
+        #[arg(long)]
+        well: bool,
     },
     /// Collects so many rows of 1,000 bytes.
     Collect {
@@ -148,6 +156,19 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
                 row
             });
             println!("{:?}", sum.reduce(|a, b| a + b)?);
+        }
+        Job::Say { lines, well } => {
+            ctx.range_into(0..1, 1).foreach(vonk::task!(move [lines, well] |_row| {
+                for line in 0..lines {
+                    if line % 2 == 0 {
+                        println!("line {line} of the task");
+                    } else {
+                        eprintln!("line {line} of the task");
+                    }
+                }
+                point("said");
+                assert!(well, "enough was said");
+            }))?;
         }
         Job::Collect { rows } => {
             println!("{}", ctx.range_into(0..rows, 8).map(|row| vec![row as u8; 1_000]).collect()?.len());

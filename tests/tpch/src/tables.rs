@@ -33,12 +33,13 @@ pub struct Shape {
 /// A file cannot be written.
 pub fn tables(cache: &Path, shape: Shape) -> Result<PathBuf> {
     let Shape { scale, files, rows_per_group } = shape;
-    let folder = cache.join(format!("tpch-sf{scale}-{files}-{rows_per_group}"));
+    let name = format!("tpch-sf{scale}-{files}-{rows_per_group}");
+    let folder = cache.join(&name);
     if folder.exists() {
         return Ok(folder);
     }
     // A name of this process: whoever is first makes the folder that everybody uses.
-    let partial = folder.with_extension(format!("partial.{}", std::process::id()));
+    let partial = cache.join(format!(".{name}.{}", std::process::id()));
     remove(&partial)?;
     for table in TABLES {
         let below = partial.join(table);

@@ -1,0 +1,249 @@
+//! Are files read as they are meant: the broken and the whole, below folders with values and without, by patterns, in several
+//! places? And are those that cannot be read named?
+
+use std::fs;
+use std::path::Path;
+
+use crate::harness::{Outcome, Program};
+
+const VONK: &str = env!("CARGO_BIN_EXE_command");
+
+/// One process with plain plans, one with stages, and several processes.
+const MASTERS: [(&str, &[&str]); 3] = [
+    ("local[2]", &[]),
+    ("local[2]", &["sql.force_stages=true", "sql.partitions=3"]),
+    ("local-cluster[2,1]", &["sql.partitions=3"]),
+];
+
+fn ask(master: &str, conf: &[&str], folder: &Path, statements: &str) -> Outcome {
+    let statements = statements.replace("FOLDER", folder.to_str().unwrap());
+    let flags: Vec<&str> = conf.iter().flat_map(|pair| ["--conf", pair]).collect();
+    let rest = ["--format", "csv", "-e", &statements];
+    Program::of(VONK, &[&["sql", "--master", master][..], &flags, &rest].concat()).run()
+}
+
+/// What statements print, wherever they run.
+fn everywhere(folder: &Path, statements: &str, wanted: &str) {
+    for (master, conf) in MASTERS {
+        let outcome = ask(master, conf, folder, statements).succeeded();
+        assert_eq!(outcome.stdout, wanted, "{master} {conf:?}\n{statements}\n{}", outcome.stderr);
+    }
+}
+
+/// What statements complain of, wherever they run.
+fn wrong_everywhere(folder: &Path, statements: &str, says: &[&str]) {
+    for (master, conf) in MASTERS {
+        let outcome = ask(master, conf, folder, statements).failed(1, says);
+        for noise in ["Arrow error", "External error", "Execution error", "Parquet error", "caused by\n"] {
+            assert!(!outcome.stderr.contains(noise), "{master} {conf:?}:\n{}", outcome.stderr);
+        }
+    }
+}
+
+fn write(folder: &Path, files: &[(&str, &str)]) {
+    for (name, content) in files {
+        let file = folder.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, content).unwrap();
+    }
+}
+
+#[test]
+fn broken_rows_of_csv_files_are_told_left_out_or_mended() {
+    let home = tempfile::tempdir().unwrap();
+    // Large enough for every task to have a range of its own.
+    let rows: String =
+        (0..200_000).map(|n| if n % 50_000 == 27_777 { format!("{n},x\n") } else { format!("{n},{n}\n") }).collect();
+    write(home.path(), &[("numbers.csv", &format!("a,b\n{rows}"))]);
+    let table = |options: &str| {
+        format!(
+            "CREATE EXTERNAL TABLE t (a BIGINT, b BIGINT) STORED AS CSV LOCATION 'FOLDER/numbers.csv'
+                 OPTIONS ('has_header' 'true'{options});"
+        )
+    };
+    let query = "SELECT count(*) AS rows, sum(a) AS a, sum(b) AS b FROM t";
+    let whole: u64 = (0..200_000).sum();
+    let broken: u64 = [27_777, 77_777, 127_777, 177_777].iter().sum();
+    let sum = whole - broken;
+    let dropped = format!("{}{query}", table(", 'mode' 'drop'"));
+    everywhere(home.path(), &dropped, &format!("rows,a,b\n199996,{sum},{sum}\n"));
+    let mended = format!("{}{query}", table(", 'mode' 'permissive'"));
+    everywhere(home.path(), &mended, &format!("rows,a,b\n200000,{whole},{sum}\n"));
+    let told = format!("{}{query}", table(""));
+    wrong_everywhere(
+        home.path(),
+        &told,
+        &["numbers.csv`, line ", "column `b` is `x`, which is no Int64", "`drop` or `permissive`"],
+    );
+
+    for (master, conf) in &MASTERS[1..] {
+        let analyze = format!("{}EXPLAIN ANALYZE {query}", table(", 'mode' 'drop'"));
+        let outcome = ask(master, conf, home.path(), &analyze).succeeded();
+        assert!(outcome.stdout.contains("left out 4 broken rows"), "{master}: {}", outcome.stdout);
+        assert!(outcome.stderr.contains("4 broken rows left out"), "{master}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("broken rows of a CSV file were left out"), "{master}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn compressed_files_are_decompressed_in_executors_too() {
+    use std::io::Write;
+    let home = tempfile::tempdir().unwrap();
+    for (name, content) in [("a.csv.gz", "n\n1\n2\n"), ("b.json.gz", "{\"n\":3}\n{\"n\":4}\n")] {
+        let mut file =
+            flate2::write::GzEncoder::new(fs::File::create(home.path().join(name)).unwrap(), Default::default());
+        file.write_all(content.as_bytes()).unwrap();
+        file.finish().unwrap();
+    }
+    let statements = "CREATE EXTERNAL TABLE a STORED AS CSV LOCATION 'FOLDER/a.csv.gz';
+        CREATE EXTERNAL TABLE b STORED AS JSON LOCATION 'FOLDER/b.json.gz';
+        SELECT sum(n) AS n FROM (SELECT n FROM a UNION ALL SELECT n FROM b)";
+    everywhere(home.path(), statements, "n\n10\n");
+}
+
+#[test]
+fn folders_without_a_value_are_null_and_values_have_types() {
+    let home = tempfile::tempdir().unwrap();
+    let made = "COPY (SELECT column1 AS n, column2 AS p, column3 AS day FROM (VALUES
+            (1, 1, DATE '2026-11-21'), (2, 20, NULL), (3, NULL, DATE '2026-01-02'), (4, 1, NULL)))
+        TO 'FOLDER/t/' STORED AS PARQUET PARTITIONED BY (p, day)";
+    ask("local[2]", &[], home.path(), made).succeeded();
+    let table = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'FOLDER/t/'; ";
+    for (query, wanted) in [
+        ("SELECT n, p, day FROM t ORDER BY n", "n,p,day\n1,1,2026-11-21\n2,20,\n3,,2026-01-02\n4,1,\n"),
+        ("SELECT n FROM t WHERE p IS NULL", "n\n3\n"),
+        ("SELECT n FROM t WHERE p = 1 ORDER BY n", "n\n1\n4\n"),
+        ("SELECT n FROM t WHERE p <> 1 OR n = 3 ORDER BY n", "n\n2\n3\n"),
+        ("SELECT n FROM t WHERE p <> 1", "n\n2\n"),
+        ("SELECT n FROM t WHERE NOT (p = 20) ORDER BY n", "n\n1\n4\n"),
+        ("SELECT n FROM t WHERE day > DATE '2026-06-01'", "n\n1\n"),
+        (
+            "SELECT count(*) AS rows, count(p) AS p, count(day) AS day, min(p) AS least FROM t",
+            "rows,p,day,least\n4,3,2,1\n",
+        ),
+        ("SELECT p, count(*) AS n FROM t GROUP BY p ORDER BY p NULLS LAST", "p,n\n1,2\n20,1\n,1\n"),
+    ] {
+        everywhere(home.path(), &format!("{table}{query}"), wanted);
+    }
+    let more =
+        format!("{table}INSERT INTO t VALUES (5, NULL, DATE '2026-01-02'); SELECT sum(n) AS n FROM t WHERE p IS NULL");
+    let outcome = ask("local[2]", &[], home.path(), &more).succeeded();
+    assert!(outcome.stdout.ends_with("n\n8\n"), "{}", outcome.stdout);
+}
+
+#[test]
+fn patterns_and_several_places_are_one_table() {
+    let home = tempfile::tempdir().unwrap();
+    write(
+        home.path(),
+        &[
+            ("t/year=2024/month=1/part-0.csv", "n\n1\n"),
+            ("t/year=2024/month=2/part-0.csv", "n\n2\n"),
+            ("t/year=2024/month=2/other.csv", "n\n4\n"),
+            ("t/year=2025/month=1/part-0.csv", "n\n8\n"),
+            ("t/year=2025/month=1/_hidden.csv", "n\n16\n"),
+            ("t/year=2025/month=1/notes.txt", "no table"),
+        ],
+    );
+    for (places, query, wanted) in [
+        ("'FOLDER/t/year=2024/*/'", "SELECT sum(n) AS n, sum(month) AS m FROM t", "n,m\n7,5\n"),
+        ("'FOLDER/t/*/*/part-*'", "SELECT sum(n) AS n, min(year) AS y FROM t", "n,y\n11,2024\n"),
+        (
+            "'FOLDER/t/year={2024,2025}/month=1'",
+            "SELECT sum(n) AS n, max(year) AS y FROM t WHERE month = 1",
+            "n,y\n9,2025\n",
+        ),
+        ("'FOLDER/t/'", "SELECT sum(n) AS n, count(DISTINCT year) AS y FROM t WHERE year > 2024", "n,y\n8,1\n"),
+        (
+            "('FOLDER/t/year=2024/month=1/', 'FOLDER/t/year=2025/month=1/part-0.csv')",
+            "SELECT sum(n) AS n FROM t",
+            "n\n9\n",
+        ),
+    ] {
+        everywhere(home.path(), &format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION {places}; {query}"), wanted);
+    }
+    fs::create_dir(home.path().join("empty")).unwrap();
+    let empty =
+        "CREATE EXTERNAL TABLE t (n BIGINT, p BIGINT) STORED AS CSV PARTITIONED BY (p) LOCATION 'FOLDER/empty/';
+        SELECT count(*) AS n FROM t WHERE p = 1";
+    everywhere(home.path(), empty, "n\n0\n");
+    for (place, says) in [("FOLDER/t/none-*", "no file matches"), ("FOLDER/none", "there is no such file")] {
+        let table = format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '{place}'");
+        ask("local[2]", &[], home.path(), &table)
+            .failed(1, &[&place.replace("FOLDER", home.path().to_str().unwrap()), says]);
+    }
+}
+
+#[test]
+fn files_that_are_added_or_replaced_are_seen() {
+    let home = tempfile::tempdir().unwrap();
+    write(home.path(), &[("t/a.csv", "n\n1\n")]);
+    let statements =
+        "CREATE EXTERNAL TABLE t (n BIGINT) STORED AS CSV LOCATION 'FOLDER/t/' OPTIONS ('has_header' 'true');
+        SELECT sum(n) AS n FROM t;
+        COPY (SELECT 2 AS n) TO 'FOLDER/t/' STORED AS CSV OPTIONS ('has_header' 'true');
+        SELECT sum(n) AS n FROM t";
+    for (master, conf) in MASTERS {
+        let outcome = ask(master, conf, home.path(), statements).succeeded();
+        let sums: Vec<&str> = outcome.stdout.lines().filter(|line| line.parse::<u64>().is_ok()).collect();
+        assert_eq!(
+            sums.first().unwrap().parse::<u64>().unwrap() + 2,
+            sums.last().unwrap().parse::<u64>().unwrap(),
+            "{sums:?}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let made = "COPY (SELECT value AS n, value AS m FROM range(1, 1000)) TO 'FOLDER/good/' STORED AS PARQUET;
+        COPY (SELECT value AS n, 'text' AS m FROM range(1, 1000)) TO 'FOLDER/other/' STORED AS PARQUET";
+    ask("local[2]", &[], home.path(), made).succeeded();
+    let file = |folder: &str| {
+        let files = crate::harness::files_below(&home.path().join(folder)).into_iter();
+        files.filter(|file| file.extension().is_some_and(|kind| kind == "parquet")).next().unwrap()
+    };
+    // Its middle is damaged: the footer tells columns and rows.
+    let mut damaged = fs::read(file("good")).unwrap();
+    let end = damaged.len() - 1_500;
+    damaged[8..end].fill(0xA5);
+    fs::create_dir(home.path().join("damaged")).unwrap();
+    fs::write(home.path().join("damaged/part-3.parquet"), &damaged).unwrap();
+    fs::create_dir(home.path().join("mixed")).unwrap();
+    fs::copy(file("good"), home.path().join("mixed/a.parquet")).unwrap();
+    fs::copy(file("other"), home.path().join("mixed/b.parquet")).unwrap();
+    write(
+        home.path(),
+        &[
+            ("no.parquet", "this is text, and nothing else"),
+            ("broken.json", "{\"n\": 1}\n{\"n\": \n"),
+            ("broken.avro", "Obj\u{1} no"),
+        ],
+    );
+    let table = |place: &str, kind: &str, columns: &str, query: &str| {
+        format!("CREATE EXTERNAL TABLE t {columns} STORED AS {kind} LOCATION 'FOLDER/{place}'; {query}")
+    };
+    let all = "SELECT sum(n) AS n FROM t";
+    wrong_everywhere(home.path(), &table("damaged/", "PARQUET", "", all), &["damaged/part-3.parquet`: ", "damaged"]);
+    wrong_everywhere(home.path(), &table("no.parquet", "PARQUET", "", all), &["no.parquet`: "]);
+    wrong_everywhere(home.path(), &table("no.parquet", "PARQUET", "(n BIGINT)", all), &["no.parquet`: "]);
+    wrong_everywhere(home.path(), &table("broken.json", "JSON", "(n BIGINT)", all), &["broken.json`: "]);
+    wrong_everywhere(home.path(), &table("broken.avro", "AVRO", "(n BIGINT)", all), &["broken.avro`: "]);
+    let mixed = table("mixed/", "PARQUET", "", all);
+    wrong_everywhere(home.path(), &mixed, &["mixed/b.parquet`: column `m` is ", "Int64 in `", "mixed/a.parquet"]);
+    let told = table("mixed/", "PARQUET", "(n BIGINT, m BIGINT)", "SELECT sum(m) AS m FROM t");
+    wrong_everywhere(home.path(), &told, &["mixed/b.parquet`: column `m` is ", "and Int64 in the table"]);
+}
+
+#[test]
+fn rows_of_files_are_inserted_into_tables_of_the_session() {
+    let home = tempfile::tempdir().unwrap();
+    write(home.path(), &[("numbers.csv", "n\n1\n2\n3\n")]);
+    let statements = "CREATE TABLE kept (n BIGINT); INSERT INTO kept SELECT n FROM 'FOLDER/numbers.csv' WHERE n > 1; \
+                      SELECT sum(n) AS total FROM kept";
+    for (master, conf) in MASTERS {
+        let outcome = ask(master, conf, home.path(), statements).succeeded();
+        assert!(outcome.stdout.contains("total\n5\n"), "{master} {conf:?}: {}", outcome.stdout);
+    }
+}
