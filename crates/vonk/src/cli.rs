@@ -67,7 +67,7 @@ pub fn command() -> Result<(), anyhow::Error> {
 #[cfg(feature = "k8s")]
 fn kubernetes(command: crate::kubernetes::commands::Command) -> Result<(), anyhow::Error> {
     let code = match command.run() {
-        Ok(k8s_backend::exit::DONE) => return Ok(()),
+        Ok(model::exit::DONE) => return Ok(()),
         Ok(code) => code,
         Err(error) => {
             eprintln!("{}", crate::report::report(&error));

@@ -80,11 +80,19 @@ pub(crate) fn complaint(error: &DataFusionError, known: &Known) -> Complaint {
         DataFusionError::Plan(text) | DataFusionError::Execution(text) => of_plan(text, known),
         DataFusionError::NotImplemented(text) => Complaint::new(format!("not supported: {}", plain(text))),
         DataFusionError::Internal(text) => Complaint::new(format!("a defect of the planner: {}", plain(text))),
-        DataFusionError::ExecutionJoin(_) => Complaint::new("a function of the query panicked"),
+        DataFusionError::ExecutionJoin(inner) => Complaint::new(panicked(&inner.to_string())),
         DataFusionError::Configuration(text) => of_setting(text),
         DataFusionError::ResourcesExhausted(text) | DataFusionError::Substrait(text) | DataFusionError::Ffi(text) => {
             Complaint::new(plain(text))
         }
+    }
+}
+
+/// What tokio says of a task that panicked ends with what the panic said, between quotes.
+fn panicked(text: &str) -> String {
+    match text.split_once("with message \"") {
+        Some((_, said)) => format!("a function of the query panicked: {}", said.trim_end_matches('"')),
+        None => "a function of the query panicked".to_owned(),
     }
 }
 

@@ -95,6 +95,49 @@ pub fn settings() -> Vec<&'static Setting> {
     all
 }
 
+/// A part of Vonk that a program may be built without, and what its keys and Spark's names for them begin with. One that does
+/// not end with a dot is whole.
+struct Part {
+    feature: &'static str,
+    keys: &'static [&'static str],
+}
+
+#[cfg(any(test, not(feature = "sql")))]
+const SQL: Part = Part { feature: "sql", keys: &["sql.", "spark.sql."] };
+
+#[cfg(any(test, not(feature = "k8s")))]
+const K8S: Part = Part {
+    feature: "k8s",
+    keys: &[
+        "k8s.",
+        "executor.cores",
+        "spark.kubernetes.",
+        "spark.executorEnv.",
+        "spark.executor.cores",
+        "spark.driver.cores",
+        "spark.driver.memory",
+    ],
+};
+
+/// The parts that this program was built without. Other programs read the same files, so that their keys say nothing here.
+const ABSENT: &[Part] = &[
+    #[cfg(not(feature = "sql"))]
+    SQL,
+    #[cfg(not(feature = "k8s"))]
+    K8S,
+];
+
+impl Part {
+    fn has(&self, key: &str) -> bool {
+        self.keys.iter().any(|known| key == *known || known.ends_with('.') && key.starts_with(known))
+    }
+
+    fn has_variable(&self, name: &str) -> bool {
+        let variables = self.keys.iter().map(|known| (variable(known), known.ends_with('.')));
+        variables.into_iter().any(|(known, open)| name == known || open && name.starts_with(&known))
+    }
+}
+
 /// Environment variables that are no configuration keys: the engine's own, and those of tests and tools, which begin so.
 const RESERVED: &[&str] = &[
     "VONK_ROLE",
@@ -104,6 +147,8 @@ const RESERVED: &[&str] = &[
     "VONK_POD_UID",
     "VONK_PROGRAM",
     "VONK_FETCHED",
+    "VONK_TIMEOUT_MS",
+    "VONK_PRINTED",
     "VONK_CONFIG",
     "VONK_CACHE",
     "VONK_TEST_",
@@ -123,6 +168,16 @@ pub enum Error {
         origin: String,
         /// The key that is spelled most like it.
         nearest: Option<String>,
+    },
+    /// The key is of a part that is not in the program.
+    #[error("set `{key}` ({origin}): this program was built without feature `{feature}`")]
+    Absent {
+        /// The key.
+        key: String,
+        /// Who set it.
+        origin: String,
+        /// The feature of the crate `vonk`.
+        feature: &'static str,
     },
     /// The key does not take the value.
     #[error("read configuration ({origin})")]
@@ -209,7 +264,10 @@ impl Config {
                     return Err(Error::TomlValue { path: path.to_owned(), key });
                 }
             };
-            self.set(&key, &text, &path.display().to_string())?;
+            match self.set(&key, &text, &path.display().to_string()) {
+                Ok(()) | Err(Error::Absent { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -225,6 +283,7 @@ impl Config {
             }
             match names.get(&name) {
                 Some(key) => self.set(key, &value, &name)?,
+                None if ABSENT.iter().any(|part| part.has_variable(&name)) => {}
                 None => {
                     let nearest = nearest(&name, names.keys().map(String::as_str));
                     return Err(Error::Unknown { key: name, origin: "environment".into(), nearest });
@@ -237,7 +296,7 @@ impl Config {
     /// Sets `KEY=VALUE`, as given to `--conf`.
     ///
     /// # Errors
-    /// No `=`, an unknown key, a value that does not fit.
+    /// No `=`, an unknown key or one of a part that the program was built without, a value that does not fit.
     pub fn assign(&mut self, pair: &str) -> Result<(), Error> {
         let (key, value) = pair.split_once('=').ok_or_else(|| Error::NoValue(pair.to_owned()))?;
         self.set(key.trim(), value.trim(), "--conf")
@@ -246,11 +305,14 @@ impl Config {
     /// Sets a key, by its name or one of Spark's that means the same.
     ///
     /// # Errors
-    /// An unknown key, a value that does not fit.
+    /// An unknown key or one of a part that the program was built without, a value that does not fit.
     pub fn set(&mut self, key: &str, value: &str, origin: &str) -> Result<(), Error> {
         let all = settings();
         let found = all.iter().find_map(|setting| Some((setting, setting.key_of(key)?)));
         let Some((setting, key)) = found else {
+            if let Some(Part { feature, .. }) = ABSENT.iter().find(|part| part.has(key)) {
+                return Err(Error::Absent { key: key.to_owned(), origin: origin.to_owned(), feature });
+            }
             let names = all.iter().flat_map(|s| std::iter::once(s.key).chain(s.aliases.iter().copied()));
             let unknown =
                 Error::Unknown { key: key.to_owned(), origin: origin.to_owned(), nearest: nearest(key, names) };
@@ -304,7 +366,8 @@ pub fn reference() -> String {
          Later wins: defaults, `vonk.toml` (or the file that `VONK_CONFIG` names), `VONK_*` environment, `--conf KEY=VALUE`,\n\
          the program. In `vonk.toml`, `executor.memory` is `memory` in the table `[executor]`; in the environment it is\n\
          `VONK_EXECUTOR_MEMORY`. Sizes are written `512m` or `4g`, times `250ms`, `30s` or `10m`. A key that does not exist\n\
-         is an error that names the nearest one.\n\n| key | value | default | meaning |\n|---|---|---|---|\n",
+         is an error that names the nearest one. A program that was built without the feature `sql` or `k8s` passes over the\n\
+         keys of that part in files and the environment, and refuses them elsewhere.\n\n| key | value | default | meaning |\n|---|---|---|---|\n",
     );
     for setting in settings() {
         let kind = match setting.kind {
@@ -377,6 +440,33 @@ mod tests {
         let error = Config::default().environment(variables).unwrap_err().to_string();
         assert!(error.contains("did you mean `VONK_MASTER`?"), "{error}");
         Config::default().environment([("VONK_TEST_S3_URL".to_owned(), "x".to_owned())].into_iter()).unwrap();
+    }
+
+    /// Of a part that is there, every key is known to be its own; of one that is not, files and environment may speak.
+    #[test]
+    fn keys_of_parts_that_are_absent_are_passed_over_in_what_is_shared() {
+        #[cfg(feature = "sql")]
+        for setting in sql::config::SETTINGS {
+            assert!(std::iter::once(&setting.key).chain(setting.aliases).all(|key| SQL.has(key)), "{}", setting.key);
+        }
+        #[cfg(feature = "k8s")]
+        for setting in k8s_backend::config::SETTINGS.iter().chain(K8S_SETTINGS) {
+            assert!(std::iter::once(&setting.key).chain(setting.aliases).all(|key| K8S.has(key)), "{}", setting.key);
+        }
+        assert!(SQL.has_variable("VONK_SQL_PARTITIONS") && K8S.has_variable("VONK_EXECUTOR_CORES"));
+        assert!(!K8S.has("executor.memory") && !K8S.has_variable("VONK_EXECUTOR_CORES_MAX"));
+        for part in ABSENT {
+            let key = format!("{}.anything", part.feature);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), format!("master = \"local[2]\"\n[{}]\nanything = 1\n", part.feature)).unwrap();
+            let mut config = Config::default();
+            config.file(file.path()).unwrap();
+            config.environment([(variable(&key), "1".to_owned())].into_iter()).unwrap();
+            assert_eq!((config.values().len(), MASTER.value(config.values())), (1, "local[2]"));
+            let error = config.assign(&format!("{key}=1")).unwrap_err().to_string();
+            let feature = part.feature;
+            assert_eq!(error, format!("set `{key}` (--conf): this program was built without feature `{feature}`"));
+        }
     }
 
     #[test]

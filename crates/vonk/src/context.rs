@@ -11,10 +11,13 @@ use driver::backend::local::LocalBackend;
 use driver::backend::processes::{ProcessBackend, ProcessConfig};
 use driver::config::{Allocation, StoreScope};
 use driver::executable::Executable;
+use driver::standing::Who;
 use driver::terminal::{Progress, Terminal};
 use driver::{Driver, DriverConfig};
 use executor::ExecutorConfig;
 use executor::start::Birth;
+use model::backend::KeepPrinted;
+use model::exit;
 use model::setting::InvalidSetting;
 use model::{AppId, ClusterBackend, Epoch, ExecutorId, JobRunner};
 use object_store::ObjectStore;
@@ -22,14 +25,14 @@ use object_store::path::Path;
 use rdd::RddContext;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
 use crate::config::{self, Config};
+use crate::history::{History, Writers};
 use crate::master::{Master, ParseMasterError};
 use crate::runners::Runners;
-use crate::{scratch, telemetry};
+use crate::{ending, scratch, telemetry};
 
 /// Threads for I/O: requests, links, the event loop. Computing has threads of its own.
 const IO_THREADS: usize = 2;
@@ -184,6 +187,8 @@ pub struct Context {
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
     interrupted: CancellationToken,
+    /// It ends the process itself until it is gone.
+    _application: ending::Application,
 }
 
 /// What the end of an application needs, whoever ends it.
@@ -192,8 +197,8 @@ struct Shared {
     terminal: Terminal,
     progress: Progress,
     started: Instant,
-    /// Ends once the driver has let go of what feeds it.
-    event_log: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// End once the driver has let go of what feeds them.
+    history: Option<Writers>,
     /// Removed after everything that may use it has ended.
     _own: Option<scratch::Own>,
 }
@@ -223,9 +228,6 @@ impl Context {
             "quiet" => Progress::Quiet,
             _ => Progress::detect(),
         };
-        let terminal = Terminal::new(progress);
-        telemetry::init(config::LOG.value(values), Some(&terminal));
-
         let disk = executor::config::DISK.value(values);
         let base = if disk.is_empty() { std::env::temp_dir() } else { PathBuf::from(disk) };
         let (store, root, store_url, own) = open_store(config, &master, &base)?;
@@ -250,18 +252,22 @@ impl Context {
             name => name.to_owned(),
         };
 
-        let mut observers = vec![terminal.observer()];
-        let keep_events = match config::EVENT_LOG.value(values) {
+        let keep_history = match config::EVENT_LOG.value(values) {
             "true" => true,
             "false" => false,
             _ => !matches!(master, Master::Local { .. }),
         };
-        let mut log_writer = None;
-        if keep_events {
-            let (observer, writer) = driver::event_log::event_log(Arc::clone(&store), root.clone(), app, epoch);
-            observers.push(observer);
-            log_writer = Some(writer);
+        let mut history = keep_history.then(|| {
+            let who = Who { app, epoch, name: name.clone(), master: master.to_string() };
+            History::new(&store, &root, &store_url, who, own.is_none())
+        });
+        let mut terminal = Terminal::new(progress);
+        if let Some(said) = history.as_ref().and_then(History::printed) {
+            terminal = terminal.keeping(said);
         }
+        telemetry::init(config::LOG.value(values), Some(&terminal));
+        let mut observers = vec![terminal.observer()];
+        observers.extend(history.iter_mut().flat_map(|history| history.observers.drain(..)));
 
         #[cfg(feature = "sql")]
         let spill = disk.clone();
@@ -276,6 +282,7 @@ impl Context {
             disk,
             io: &io,
             terminal: &terminal,
+            keep: history.as_ref().map(|history| Arc::clone(&history.keep)),
         };
         let Backend { cluster, executable, identity, allocation, slots, memory } = parts.backend(&master)?;
         let driver = Driver::start(
@@ -310,12 +317,11 @@ impl Context {
             store_url,
             settings: values.clone(),
         });
+        let history = history.map(|history| history.begin(&io, Arc::clone(&store), root.clone()));
         let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
-        let event_log = log_writer.map(|writer| runtime.spawn(writer.run()));
-        let event_log = tokio::sync::Mutex::new(event_log);
-        let shared = Arc::new(Shared { driver, terminal, progress, started, event_log, _own: own });
+        let shared = Arc::new(Shared { driver, terminal, progress, started, history, _own: own });
         let interrupted = CancellationToken::new();
-        watch_signals(&runtime, &shared, &interrupted, ctrl_c);
+        let application = watch_signals(&runtime, &shared, &interrupted, ctrl_c);
         Ok(Self {
             rdd: Some(rdd),
             #[cfg(feature = "sql")]
@@ -323,6 +329,7 @@ impl Context {
             shared,
             runtime: Some(runtime),
             interrupted,
+            _application: application,
         })
     }
 
@@ -378,10 +385,8 @@ impl Shared {
     async fn stop(&self, error: Option<String>) {
         let steps = async {
             self.driver.stop(error).await;
-            if let Some(writer) = self.event_log.lock().await.take()
-                && let Err(error) = writer.await
-            {
-                tracing::warn!(%error, "the event log was not finished");
+            if let Some(history) = &self.history {
+                history.finish().await;
             }
         };
         if tokio::time::timeout(STOP_WITHIN, steps).await.is_err() {
@@ -391,22 +396,36 @@ impl Shared {
         if self.progress != Progress::Quiet && self.terminal.ran_jobs() {
             self.terminal.print(format!("{}\n", self.terminal.summary(self.started.elapsed())).as_bytes());
         }
+        if let Some(history) = &self.history {
+            history.keep_said().await;
+        }
     }
 }
 
-/// SIGTERM, and SIGINT unless it is the program's, stop the application and end the process; a second one ends it at once.
-fn watch_signals(runtime: &Runtime, shared: &Arc<Shared>, interrupted: &CancellationToken, ctrl_c: CtrlC) {
+/// SIGTERM, SIGINT unless it is the program's, and the end of the time stop the application and end the process; a second
+/// signal ends it at once.
+fn watch_signals(
+    runtime: &Runtime,
+    shared: &Arc<Shared>,
+    interrupted: &CancellationToken,
+    ctrl_c: CtrlC,
+) -> ending::Application {
     let shared = Arc::downgrade(shared);
     let interrupted = interrupted.clone();
+    // They are handled before this returns: from then on, nobody else ends the process.
+    let inside = runtime.enter();
+    let mut term = signal(SignalKind::terminate()).ok();
+    let mut int = match ctrl_c {
+        CtrlC::EndsProgram => signal(SignalKind::interrupt()).ok(),
+        CtrlC::LeftToProgram => None,
+    };
+    drop(inside);
+    let application = ending::Application::new();
     let watch = async move {
-        let Ok(mut term) = signal(SignalKind::terminate()) else { return };
-        let mut int = match ctrl_c {
-            CtrlC::EndsProgram => signal(SignalKind::interrupt()).ok(),
-            CtrlC::LeftToProgram => None,
-        };
         let (code, name) = tokio::select! {
-            () = received(&mut int) => (130, "interrupted"),
-            _ = term.recv() => (143, "terminated"),
+            () = received(&mut int) => (exit::INTERRUPTED, "interrupted"),
+            () = received(&mut term) => (exit::KILLED, "terminated"),
+            () = ending::time_is_over() => (exit::TIMED_OUT, ending::TOO_LONG),
         };
         let Some(shared) = shared.upgrade() else { return };
         interrupted.cancel();
@@ -414,12 +433,13 @@ fn watch_signals(runtime: &Runtime, shared: &Arc<Shared>, interrupted: &Cancella
         tokio::select! {
             () = shared.stop(Some(name.to_owned())) => {}
             () = received(&mut int) => {}
-            _ = term.recv() => {}
+            () = received(&mut term) => {}
         }
-        std::process::exit(code)
+        std::process::exit(i32::from(code))
     };
     // The runtime owns it: it ends with the process or the runtime.
     let _watcher = runtime.spawn(watch);
+    application
 }
 
 /// Waits for a signal; for ever if it is not ours.
@@ -442,6 +462,8 @@ pub(crate) struct DriverParts<'a> {
     pub(crate) disk: PathBuf,
     pub(crate) io: &'a tokio::runtime::Handle,
     pub(crate) terminal: &'a Terminal,
+    /// Keeps what executors printed.
+    pub(crate) keep: Option<KeepPrinted>,
 }
 
 /// Where executors come from, and what they are.
@@ -496,7 +518,7 @@ impl DriverParts<'_> {
                 let birth = Birth::new(executor, who, String::new(), self.disk, values)?;
                 let terminal = self.terminal.clone();
                 let output = Arc::new(move |line: &[u8]| terminal.print(line));
-                let config = ProcessConfig { executable: executable.clone(), birth, output };
+                let config = ProcessConfig { executable: executable.clone(), birth, output, keep: self.keep };
                 let cluster = ProcessBackend::new(config, self.io.clone());
                 let (identity, allocation) = (Some(driver), Allocation::fixed(executors));
                 Ok(Backend { cluster, executable, identity, allocation, slots, memory })

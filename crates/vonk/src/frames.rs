@@ -67,6 +67,23 @@ impl Context {
         sql::persist(self.session().map_err(other)?, frame).await
     }
 
+    /// Says that a DataFrame is small enough to be sent to every executor by joins, however large it turns out to be. Others
+    /// are when they were measured to be at most `sql.broadcast_max`. In SQL it is `SELECT /*+ BROADCAST(table) */ …`.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # let ctx = vonk::Context::builder().build()?;
+    /// # ctx.block_on(async {
+    /// let (sales, cities) = (ctx.table("sales").await?, ctx.broadcast_hint(ctx.table("cities").await?));
+    /// let joined = sales.join(cities, vonk::datafusion::common::JoinType::Inner, &["city"], &["name"], None)?;
+    /// # Ok::<(), vonk::datafusion::common::DataFusionError>(()) })??;
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    #[must_use]
+    pub fn broadcast_hint(&self, frame: DataFrame) -> DataFrame {
+        sql::broadcast(frame)
+    }
+
     /// Says how a DataFrame is written as files.
     ///
     /// # Examples

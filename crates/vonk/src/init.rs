@@ -17,15 +17,16 @@ pub fn init() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Ok(role) = std::env::var(driver::backend::processes::ROLE) else { return };
     #[cfg(feature = "k8s")]
-    if crate::kubernetes::pod::is_one()
-        && let Err(error) = crate::kubernetes::pod::become_program()
-    {
-        refuse(error.exit_code(), error.into());
+    if crate::kubernetes::pod::is_one() {
+        let filter = std::env::var(crate::config::variable(crate::config::LOG.key)).unwrap_or_default();
+        if let Err(error) = crate::kubernetes::parent::take_place(&filter) {
+            refuse(error.exit_code(), error.into());
+        }
     }
     match role.as_str() {
         driver::backend::processes::EXECUTOR => serve(),
         #[cfg(feature = "k8s")]
-        crate::kubernetes::pod::DRIVER => {}
+        role if crate::kubernetes::pod::is_driver(role) => {}
         role => panic!("VONK_ROLE is `{role}`, which this executable does not know"),
     }
 }
@@ -77,11 +78,13 @@ fn refuse(code: i32, error: anyhow::Error) -> ! {
 /// ```
 pub fn main(program: impl FnOnce() -> Result<(), anyhow::Error>) -> ExitCode {
     init();
-    match program() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", crate::report::report(&error));
-            crate::report::exit_code(&error)
-        }
+    let (code, report) = match program() {
+        Ok(()) => (0, None),
+        Err(error) => (crate::report::exit_code(&error), Some(crate::report::report(&error))),
+    };
+    if let Some(report) = &report {
+        eprintln!("{report}");
     }
+    crate::history::note_end(code, report);
+    ExitCode::from(code)
 }

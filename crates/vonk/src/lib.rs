@@ -27,8 +27,12 @@ mod cli;
 mod complaint;
 pub mod config;
 mod context;
+mod ending;
+#[cfg(feature = "sql")]
+mod files;
 #[cfg(feature = "sql")]
 mod frames;
+mod history;
 mod init;
 #[cfg(feature = "k8s")]
 mod kubernetes;
@@ -49,13 +53,15 @@ pub use bridge::{FromBatches, ToDataFrame, ToRdd};
 pub use cli::command;
 pub use context::{Builder, Context, CtrlC, StartError};
 #[cfg(feature = "sql")]
+pub use files::{Paths, Read};
+#[cfg(feature = "sql")]
 pub use frames::Write;
 pub use init::{init, main};
 pub use master::{Master, ParseMasterError};
 pub use model::write::{WriteMode, WriteReport};
 pub use rdd::*;
 #[cfg(feature = "sql")]
-pub use sql::datafusion;
+pub use sql::{BrokenRows, datafusion};
 
 /// What binaries allocate with: executors allocate and free from many threads, and mimalloc gives memory back.
 #[global_allocator]

@@ -16,7 +16,7 @@ use rdd::function::{FunctionRef, Named, conjure, reference, resolve};
 use sql::datafusion::common::{DataFusionError, Result};
 use sql::datafusion::dataframe::DataFrame;
 use sql::datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
-use sql::datafusion::prelude::{AvroReadOptions, CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext};
+use sql::datafusion::prelude::SessionContext;
 use sql::{Carrier, Function, FunctionKind};
 use tokio::runtime::Runtime;
 
@@ -147,47 +147,6 @@ impl Context {
         self.session().map_err(other)?.table(name).await
     }
 
-    /// Parquet files: a file, a folder, a glob, at a path of this machine or a URL of any store.
-    ///
-    /// # Errors
-    /// Nothing is there, or it is no Parquet.
-    pub async fn read_parquet(&self, path: &str) -> Result<DataFrame> {
-        self.session().map_err(other)?.read_parquet(path, ParquetReadOptions::default()).await
-    }
-
-    /// CSV files with a header line.
-    ///
-    /// # Errors
-    /// Nothing is there, or its columns cannot be told.
-    pub async fn read_csv(&self, path: &str) -> Result<DataFrame> {
-        self.session().map_err(other)?.read_csv(path, CsvReadOptions::default()).await
-    }
-
-    /// Files with a JSON object on each line.
-    ///
-    /// # Errors
-    /// Nothing is there, or it is no JSON.
-    pub async fn read_json(&self, path: &str) -> Result<DataFrame> {
-        self.session().map_err(other)?.read_json(path, JsonReadOptions::default()).await
-    }
-
-    /// Arrow IPC files.
-    ///
-    /// # Errors
-    /// Nothing is there, or it is no Arrow file.
-    pub async fn read_arrow(&self, path: &str) -> Result<DataFrame> {
-        let options = sql::datafusion::execution::options::ArrowReadOptions::default();
-        self.session().map_err(other)?.read_arrow(path, options).await
-    }
-
-    /// Avro files.
-    ///
-    /// # Errors
-    /// Nothing is there, or it is no Avro.
-    pub async fn read_avro(&self, path: &str) -> Result<DataFrame> {
-        self.session().map_err(other)?.read_avro(path, AvroReadOptions::default()).await
-    }
-
     /// Registers a function of a row's values, in the session and for executors: they call `make` too, so it must not
     /// capture anything.
     ///
@@ -199,7 +158,7 @@ impl Context {
     {
         let made = make();
         self.queries().carrier.keep::<Scalar<F>>(FunctionKind::Scalar, made.name(), made.aliases());
-        self.session()?.register_udf(made);
+        self.session()?.register_udf(sql::guarded(&made));
         Ok(())
     }
 
@@ -244,7 +203,7 @@ impl<F: Fn() -> ScalarUDF + Clone + Send + Sync + 'static> Named for Scalar<F> {
     type Value = Make;
 
     fn value() -> Make {
-        || Function::Scalar(Arc::new(conjure::<F>()()))
+        || Function::Scalar(Arc::new(sql::guarded(&conjure::<F>()())))
     }
 }
 

@@ -1,7 +1,6 @@
 //! What is a person told when a program fails?
 
-use std::process::ExitCode;
-
+use model::exit::{FAILED, LOST, NO_ROOM, REFUSED, WRONG};
 use model::failure::{Failure, FailureKind, LossCause};
 use model::runner::JobError;
 
@@ -22,6 +21,11 @@ pub(crate) fn report(error: &anyhow::Error) -> String {
         if matches!(query, Query::Says(_)) {
             break;
         }
+    }
+    if let Some(failure) = error.chain().find_map(failure_in).filter(|failure| !failure.last_lines.is_empty()) {
+        let who = failure.executor.map_or_else(|| "the executor".to_owned(), |executor| executor.to_string());
+        lines.push(format!("what {who} printed last:"));
+        lines.extend(failure.last_lines.iter().map(|line| format!("  {line}")));
     }
     if let Some(JobError::Failed { earlier, failure, .. }) = find(error) {
         let mut earlier: Vec<String> = earlier.iter().filter(|e| *e != failure.as_ref()).map(located).collect();
@@ -117,7 +121,7 @@ fn advice(kind: &FailureKind) -> Option<&'static str> {
 }
 
 /// The code with which the process ends.
-pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     // A transparent variant stands for its inner error in the chain, so the outer type is asked, too.
     use crate::context::StartError as Error;
     let configuration = error.chain().any(|cause| {
@@ -130,30 +134,21 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
             )
     });
     if configuration {
-        return ExitCode::from(WRONG);
+        return WRONG;
     }
     #[cfg(feature = "k8s")]
     if let Some(code) = error.chain().find_map(crate::kubernetes::start::exit_code) {
-        return ExitCode::from(code);
+        return code;
     }
-    let Some(failure) = error.chain().find_map(failure_in) else { return ExitCode::FAILURE };
+    let Some(failure) = error.chain().find_map(failure_in) else { return FAILED };
     match failure.kind {
-        FailureKind::Lost(LossCause::Start) => ExitCode::from(REFUSED),
+        FailureKind::Lost(LossCause::Start) => REFUSED,
         // No task had it: there was no executor for too long.
-        FailureKind::Lost(LossCause::Infrastructure) if failure.attempt.is_none() => ExitCode::from(NO_ROOM),
-        FailureKind::StoreUnavailable | FailureKind::Lost(LossCause::Infrastructure) => ExitCode::from(LOST),
-        _ => ExitCode::FAILURE,
+        FailureKind::Lost(LossCause::Infrastructure) if failure.attempt.is_none() => NO_ROOM,
+        FailureKind::StoreUnavailable | FailureKind::Lost(LossCause::Infrastructure) => LOST,
+        _ => FAILED,
     }
 }
-
-/// A wrong command or configuration.
-pub(crate) const WRONG: u8 = 2;
-/// Infrastructure is lost: driver, store, API server. Another try may succeed.
-pub(crate) const LOST: u8 = 69;
-/// There was no room for an executor in time. Another try may succeed.
-pub(crate) const NO_ROOM: u8 = 75;
-/// The cluster refuses: rights, admission, image, manifest.
-pub(crate) const REFUSED: u8 = 78;
 
 #[cfg(test)]
 mod tests {
@@ -172,6 +167,20 @@ mod tests {
         let error = DataFusionError::External(Box::new(job)).context("while reading");
         let said = report(&anyhow::Error::new(error));
         assert!(said.starts_with("error: run job `query`\n  because: spill\nhelp: "), "{said}");
+    }
+
+    #[test]
+    fn a_report_shows_what_the_executor_printed_last() {
+        let kind = FailureKind::UserCode { panicked: true, transient: false };
+        let mut failure = Failure::new(kind, "compute partition 3").caused_by("panicked: bad row");
+        failure.executor = Some(model::ExecutorId(2));
+        failure.last_lines = vec!["reading a.csv".to_owned(), "row 17 is odd".to_owned()];
+        let error = JobError::Failed { name: "count".into(), failure: Box::new(failure), earlier: Vec::new() };
+        assert_eq!(
+            report(&anyhow::Error::new(error)),
+            "error: run job `count`\n  because: compute partition 3\n  because: panicked: bad row\n\
+             what e2 printed last:\n  reading a.csv\n  row 17 is odd"
+        );
     }
 
     #[test]

@@ -49,14 +49,9 @@ fn main() -> ExitCode {
 
             let months =
                 "SELECT month, count(*) AS orders, sum(amount) AS amount FROM clean GROUP BY month ORDER BY month";
-            session.register_parquet("clean", &args.output, partitioned_by_month()).await?;
+            session.register_table("clean", ctx.read_parquet(&args.output).await?.into_view())?;
             println!("{}", ctx.sql(months).await?.to_string().await?);
             Ok(())
         })?
     })
-}
-
-fn partitioned_by_month() -> vonk::datafusion::prelude::ParquetReadOptions<'static> {
-    let month = ("month".to_owned(), vonk::datafusion::arrow::datatypes::DataType::Utf8);
-    vonk::datafusion::prelude::ParquetReadOptions::default().table_partition_cols(vec![month])
 }

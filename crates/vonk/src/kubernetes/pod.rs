@@ -3,38 +3,35 @@
 //! The image holds one stock executable. It fetches the program that the application runs, checks that it is the one that was
 //! meant, and becomes it; the program then finds the same environment, and takes its role.
 
+use std::convert::Infallible;
 use std::env::{self, VarError};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use std::{fs, io};
 
 use driver::Executable;
 use executor::start::Birth;
-use k8s_backend::names::PORT;
+use k8s_backend::names::variables::{APP, EPOCH, EXECUTOR, PROGRAM, STORE, TIMEOUT};
+use k8s_backend::names::{PORT, Role};
 use model::setting::{InvalidSetting, Values};
 use model::{AppId, Epoch, ExecutorId};
 use proto::tls::Identity;
 
 use super::program;
 
-/// The role of a driver in a pod.
-pub(crate) const DRIVER: &str = "driver";
-
-/// The application.
-pub(crate) const APP: &str = "VONK_APP";
-/// Which driver of it.
-pub(crate) const EPOCH: &str = "VONK_EPOCH";
-/// The executor's number.
-pub(crate) const EXECUTOR: &str = "VONK_EXECUTOR";
-/// The SHA-256 of the program.
-pub(crate) const PROGRAM: &str = "VONK_PROGRAM";
-/// The URL of the store.
-pub(crate) const STORE: &str = "VONK_STORE";
 /// Set once the program was fetched: whoever finds another one then does not fetch it again.
 const FETCHED: &str = "VONK_FETCHED";
+
+/// Where the end of what a program prints is kept, set by whoever stays with it.
+pub(crate) const PRINTED: &str = "VONK_PRINTED";
+
+/// The file in which a driver tells its epoch to whoever stays with it.
+const TOLD_EPOCH: &str = "/vonk/work/.epoch";
 
 /// The only folder of a pod that can be written.
 pub(crate) const WORK: &str = "/vonk/work";
@@ -80,6 +77,9 @@ pub enum Error {
     /// Threads cannot be started.
     #[error("start the threads that fetch the program")]
     Threads(#[source] io::Error),
+    /// The driver would not end when it is told to.
+    #[error("handle SIGTERM")]
+    Guard(#[source] io::Error),
     /// After it was fetched, the program was another one.
     #[error("run program {wanted}: this one is {found}")]
     OtherProgram {
@@ -117,19 +117,48 @@ pub(crate) fn is_one() -> bool {
     env::var_os(APP).is_some() && env::var_os(STORE).is_some() && env::var_os(PROGRAM).is_some()
 }
 
-/// Makes sure that this process runs the program: returns if it does, and otherwise becomes it.
+/// Whether a process with this role is a driver.
+pub(crate) fn is_driver(role: &str) -> bool {
+    role == Role::Driver.word()
+}
+
+/// Sees that a driver ends when it is told to, and when its time is over, whatever its program does. A second call does
+/// nothing.
 ///
 /// # Errors
-/// The program cannot be fetched or executed.
-pub(crate) fn become_program() -> Result<(), Error> {
-    let wanted = variable::<String>(PROGRAM)?;
-    let found = Executable::current().hash()?;
-    if found == wanted {
+/// The pod does not say how long it may run, or the system does not let us.
+pub(crate) fn guard() -> Result<(), Error> {
+    static GUARDED: AtomicBool = AtomicBool::new(false);
+    let is_driver = env::var(driver::backend::processes::ROLE).is_ok_and(|role| is_driver(&role));
+    if !is_driver || GUARDED.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
-    if env::var_os(FETCHED).is_some() {
-        return Err(Error::OtherProgram { wanted, found });
+    let time = match env::var_os(TIMEOUT) {
+        Some(_) => Some(Duration::from_millis(variable(TIMEOUT)?)),
+        None => None,
+    };
+    crate::ending::guard(time).map_err(Error::Guard)
+}
+
+/// Whether this process runs the program that the pod is for.
+///
+/// # Errors
+/// The pod names none, or what was fetched is another one.
+pub(crate) fn is_program() -> Result<bool, Error> {
+    let wanted = variable::<String>(PROGRAM)?;
+    let found = Executable::current().hash()?;
+    match found == wanted {
+        false if env::var_os(FETCHED).is_some() => Err(Error::OtherProgram { wanted, found }),
+        same => Ok(same),
     }
+}
+
+/// Fetches the program and becomes it.
+///
+/// # Errors
+/// It cannot be fetched or executed.
+pub(crate) fn become_program() -> Result<Infallible, Error> {
+    let wanted = variable::<String>(PROGRAM)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Threads)?;
     let (store, root) = shuffle::store::open(&variable::<String>(STORE)?)?;
     let path = runtime.block_on(program::fetch(&store, &root, &wanted, Path::new(WORK)))?;
@@ -151,7 +180,63 @@ pub(crate) fn birth() -> Result<Birth, Error> {
     let epoch = Epoch(variable(EPOCH)?);
     let who = (variable::<AppId>(APP)?, epoch, ExecutorId(variable(EXECUTOR)?));
     let birth = Birth::new(identity()?, who, variable(PROGRAM)?, PathBuf::from(WORK), &Values::new())?;
-    Ok(Birth { listen: address(), end_with_parent: false, ..birth })
+    Ok(Birth { listen: address(), end_with_parent: false, printed: printed(), ..birth })
+}
+
+/// Where the end of what this process prints is kept; nothing if nobody stays with it.
+pub(crate) fn printed() -> Option<PathBuf> {
+    env::var_os(PRINTED).map(PathBuf::from)
+}
+
+/// Which part a program has in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The application's driver.
+    Driver,
+    /// One of its executors.
+    Executor {
+        /// Of this epoch.
+        epoch: Epoch,
+        /// Its number.
+        executor: ExecutorId,
+    },
+}
+
+/// Of whom the end is kept, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The application.
+    pub(crate) app: AppId,
+    /// Its part.
+    pub(crate) who: Who,
+    /// The URL of the store.
+    pub(crate) store: String,
+}
+
+/// Of whom the end is kept in this pod.
+///
+/// # Errors
+/// The pod does not say it.
+pub(crate) fn kept() -> Result<Kept, Error> {
+    let who = match is_driver(&variable::<String>(driver::backend::processes::ROLE)?) {
+        true => Who::Driver,
+        false => Who::Executor { epoch: Epoch(variable(EPOCH)?), executor: ExecutorId(variable(EXECUTOR)?) },
+    };
+    Ok(Kept { app: variable(APP)?, who, store: variable(STORE)? })
+}
+
+/// Tells whoever stays with this driver which epoch it has.
+pub(crate) fn tell_epoch(epoch: Epoch) {
+    if printed().is_some()
+        && let Err(error) = fs::write(TOLD_EPOCH, epoch.0.to_string())
+    {
+        tracing::warn!(%error, "what this driver prints may be kept as another epoch's");
+    }
+}
+
+/// What [`tell_epoch`] told.
+pub(crate) fn told_epoch() -> Option<Epoch> {
+    fs::read_to_string(TOLD_EPOCH).ok()?.parse().ok().map(Epoch)
 }
 
 /// A driver that is a pod: its application was made by whoever submitted it.
@@ -169,7 +254,9 @@ pub(crate) struct DriverPod {
 /// The pod does not say it.
 pub(crate) fn driver() -> Result<Option<DriverPod>, Error> {
     match env::var(driver::backend::processes::ROLE).as_deref() {
-        Ok(DRIVER) if is_one() => Ok(Some(DriverPod { app: variable(APP)?, program: variable(PROGRAM)? })),
+        Ok(role) if is_driver(role) && is_one() => {
+            Ok(Some(DriverPod { app: variable(APP)?, program: variable(PROGRAM)? }))
+        }
         _ => Ok(None),
     }
 }

@@ -13,6 +13,7 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use k8s_backend::access::{Access, AccessError, Cluster};
 use k8s_backend::backend::{ExecutorSettings, PodBackend, PodConfig, SettingsError};
 use k8s_backend::config as keys;
+use k8s_backend::own_pod::{Over, OwnPod};
 use k8s_backend::root::{App, ClientRoot, OwnerReference, RootError, TlsFiles};
 use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError};
 use model::setting::{Setting, Values};
@@ -57,7 +58,8 @@ pub enum Error {
 
 /// The code with which a program ends that could not start for this reason.
 pub(crate) fn exit_code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    use crate::report::{LOST, REFUSED, WRONG};
+    use model::exit::{LOST, REFUSED, WRONG};
+
     // A transparent variant stands for its inner error in the chain, so the outer types are asked, too.
     let error = match error.downcast_ref::<StartError>() {
         Some(StartError::Kubernetes(error)) => error,
@@ -93,33 +95,57 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
         Some(driver) => submitted(&parts, driver, access)?,
         None => own_root(&parts, &executable, access)?,
     };
-    let Rooted { cluster, owner, identity, program, root } = rooted;
+    let Rooted { cluster, identity, program, root } = rooted;
     let config = PodConfig {
         cluster,
         app: parts.app,
         epoch: parts.epoch,
         name: parts.name.to_owned(),
-        owner,
+        owner: root.owner().clone(),
         program: Some(program),
         architecture: Some(needs.architecture.to_owned()),
         store: parts.store_url.to_owned(),
         memory,
         executors,
+        keep: parts.keep.clone(),
     };
     let backend = PodBackend::new(config, parts.io.clone());
-    let cluster = Arc::new(Pods { backend, root, removed: Arc::default() });
+    let cluster = Arc::new(Pods { backend, root, over: Arc::default() });
     Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory })
 }
 
 /// An application that has what its executors need.
 struct Rooted {
     cluster: Cluster,
-    owner: OwnerReference,
     identity: Identity,
     /// The SHA-256 of the program.
     program: String,
-    /// The root, if it is this driver's to keep and to remove.
-    root: Option<ClientRoot>,
+    root: Root,
+}
+
+/// What owns an application's objects, and tells when it is over.
+enum Root {
+    /// This driver's Lease: its to keep and to remove.
+    Own(Box<ClientRoot>),
+    /// The Job of whoever submitted it.
+    Submitted(OwnPod),
+}
+
+impl Root {
+    fn owner(&self) -> &OwnerReference {
+        match self {
+            Self::Own(root) => root.owner(),
+            Self::Submitted(pod) => pod.root(),
+        }
+    }
+
+    /// Resolves once the application is over, and never before.
+    fn over(&self) -> BoxFuture<'static, Over> {
+        match self {
+            Self::Own(root) => root.lost().map(Over::Removed).boxed(),
+            Self::Submitted(pod) => pod.clone().over().boxed(),
+        }
+    }
 }
 
 /// The application of a driver that is a pod: all is there already.
@@ -127,11 +153,11 @@ fn submitted(parts: &DriverParts<'_>, driver: DriverPod, access: Access) -> Resu
     let identity = pod::identity().map_err(Error::from)?;
     let made = parts.io.spawn(async move {
         let cluster = Cluster::connect(&access).await?;
-        let owner = cluster.own_root().await.ok_or(Error::NoRoot)?;
-        Ok::<_, Error>((cluster, owner))
+        let pod = OwnPod::find(&cluster).await.ok_or(Error::NoRoot)?;
+        Ok::<_, Error>((cluster, pod))
     });
-    let (cluster, owner) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
-    Ok(Rooted { cluster, owner, identity, program: driver.program, root: None })
+    let (cluster, pod) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
+    Ok(Rooted { cluster, identity, program: driver.program, root: Root::Submitted(pod) })
 }
 
 /// The application of a driver anywhere else: the program goes into the store, and the root is made with the executors' keys.
@@ -165,21 +191,29 @@ fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) ->
         }
     });
     let (program, cluster, root) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
-    Ok(Rooted { cluster, owner: root.owner().clone(), identity, program, root: Some(root) })
+    Ok(Rooted { cluster, identity, program, root: Root::Own(Box::new(root)) })
 }
 
 /// The application and epoch of this driver: of its pod, in which it may have been started before, or new ones.
 pub(crate) fn who(io: &Handle, store: &Arc<dyn ObjectStore>, root: &Path) -> Result<(AppId, Epoch), StartError> {
     let Some(driver) = pod::driver().map_err(Error::from)? else { return Ok((AppId::generate(), Epoch(1))) };
-    let (store, leases) =
-        (Arc::clone(store), Path::from_iter(root.parts().chain(Path::from(model::keys::LEASES).parts())));
+    let below = |folder: &str| Path::from_iter(root.parts().chain(Path::from(folder).parts()));
+    let (leases, history) = (below(model::keys::LEASES), below(&model::keys::history(driver.app)));
+    let store = Arc::clone(store);
     let last = io.spawn(async move {
-        let listed: Vec<_> = store.list(Some(&leases)).try_collect().await?;
-        let epochs = listed.iter().filter_map(|object| model::keys::parse_lease(object.location.filename()?));
-        let epochs = epochs.filter(|(app, _)| *app == driver.app).map(|(_, epoch)| epoch.0);
-        Ok::<_, object_store::Error>(epochs.max().unwrap_or_default())
+        let names = async |folder: &Path| -> Result<Vec<String>, object_store::Error> {
+            let listed: Vec<_> = store.list(Some(folder)).try_collect().await?;
+            Ok(listed.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
+        };
+        // A driver that had the time to tidy up has left no lease, and its history all the same.
+        let (leases, logs) = (names(&leases).await?, names(&history).await?);
+        let leases = leases.iter().filter_map(|name| model::keys::parse_lease(name));
+        let leases = leases.filter(|(app, _)| *app == driver.app).map(|(_, epoch)| epoch);
+        let logs = logs.iter().filter_map(|name| model::keys::parse_event_log(name));
+        Ok::<_, object_store::Error>(leases.chain(logs).map(|epoch| epoch.0).max().unwrap_or_default())
     });
     let last = futures::executor::block_on(last).map_err(|_| Error::Ended)?.map_err(Error::Leases)?;
+    pod::tell_epoch(Epoch(last + 1));
     Ok((driver.app, Epoch(last + 1)))
 }
 
@@ -197,15 +231,14 @@ pub(crate) fn glibc(values: &Values) -> Result<(u32, u32), model::setting::Inval
 /// Executors that are pods, and what owns them.
 struct Pods {
     backend: Arc<PodBackend>,
-    /// None if it is whoever submitted the application that made it.
-    root: Option<ClientRoot>,
-    /// Why the application is over, once somebody has removed its root: without it, pods are deleted as soon as they are made.
-    removed: Arc<OnceLock<String>>,
+    root: Root,
+    /// Why the application is over, once it is: without its root, pods are deleted as soon as they are made.
+    over: Arc<OnceLock<Over>>,
 }
 
 impl ClusterBackend for Pods {
     fn set_target(&self, executors: u32) {
-        self.backend.set_target(if self.removed.get().is_some() { 0 } else { executors });
+        self.backend.set_target(if self.over.get().is_some() { 0 } else { executors });
     }
 
     fn release(&self, executor: ExecutorId) {
@@ -217,33 +250,40 @@ impl ClusterBackend for Pods {
     }
 
     fn events(&self) -> Pin<Box<dyn Stream<Item = ClusterEvent> + Send>> {
-        let Some(root) = &self.root else { return self.backend.events() };
-        let (backend, known) = (Arc::clone(&self.backend), Arc::clone(&self.removed));
-        let lost = root.lost().map(move |why| {
-            let why = known.get_or_init(|| why).clone();
+        let (backend, known) = (Arc::clone(&self.backend), Arc::clone(&self.over));
+        let over = self.root.over().map(move |over| {
+            let over = known.get_or_init(|| over).clone();
             backend.set_target(0);
-            ClusterEvent::Refused { why }
+            futures::stream::iter(refusal(&over))
         });
-        let removed = Arc::clone(&self.removed);
+        let known = Arc::clone(&self.over);
         let of_pods = self.backend.events().flat_map(move |event| {
-            let events = match removed.get() {
-                None => vec![event],
-                Some(_) if matches!(event, ClusterEvent::Reachable { .. }) => Vec::new(),
+            let events = match known.get() {
+                Some(Over::Removed(_)) if matches!(event, ClusterEvent::Reachable { .. }) => Vec::new(),
                 // An executor that joined meanwhile has let the refusal be forgotten.
-                Some(why) => vec![event, ClusterEvent::Refused { why: why.clone() }],
+                Some(over) => std::iter::once(event).chain(refusal(over)).collect(),
+                None => vec![event],
             };
             futures::stream::iter(events)
         });
-        futures::stream::select(of_pods, lost.into_stream()).boxed()
+        futures::stream::select(of_pods, over.flatten_stream()).boxed()
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
         async move {
             self.backend.stop().await;
-            if let Some(root) = &self.root {
+            if let Root::Own(root) = &self.root {
                 root.remove().await;
             }
         }
         .boxed()
+    }
+}
+
+/// What ends the application's jobs. A driver that is being deleted is told by a signal, whose exit code is another.
+fn refusal(over: &Over) -> Option<ClusterEvent> {
+    match over {
+        Over::Removed(why) => Some(ClusterEvent::Refused { why: why.clone() }),
+        Over::Deleted => None,
     }
 }

@@ -9,15 +9,15 @@ use k8s_backend::applications::{find, remove};
 use k8s_backend::backend::ExecutorSettings;
 use k8s_backend::config as keys;
 use k8s_backend::driver::End;
-use k8s_backend::exit;
 use k8s_backend::follow::{Followed, Heard, follow};
 use k8s_backend::job::DriverJob;
 use k8s_backend::manifest::document;
 use k8s_backend::names::{self, Role};
 use k8s_backend::pod::{AppPods, ExecutorPods};
 use k8s_backend::preflight::nobody;
-use k8s_backend::submit::{Submission, Submitted, attached, manifests, submit, try_out};
+use k8s_backend::submit::{Submission, Submitted, attached, is_remembered, manifests, submit, try_out};
 use k8s_backend::sweep::{BESIDE, STALE_AFTER, Sweep, sweep};
+use model::exit;
 use model::{AppId, Epoch};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,7 @@ enum Known {
     /// Its root is there.
     Runs(Submitted),
     /// Only history is left of it.
-    Past(history::Past),
+    Past(Box<history::Past>),
 }
 
 async fn known(cluster: &Cluster, store: &Store, order: &Order) -> Result<Option<Known>, anyhow::Error> {
@@ -79,10 +79,13 @@ async fn known(cluster: &Cluster, store: &Store, order: &Order) -> Result<Option
     if let Some(submitted) = attached(cluster, key).await? {
         return Ok(Some(Known::Runs(submitted)));
     }
+    if is_remembered(cluster, key).await? {
+        return Ok(None);
+    }
     let root = first_root(cluster, key);
     // One that has failed is followed by another try.
     let past = history::submitted(store, &root).await?.filter(|past| past.code() == exit::DONE);
-    Ok(past.map(Known::Past))
+    Ok(past.map(|past| Known::Past(Box::new(past))))
 }
 
 /// Under its first root's name, the latest application with a key is noted.
@@ -251,7 +254,7 @@ async fn submission(
     of.program = Some(uploaded.hash);
     of.architecture = Some(uploaded.architecture);
     let mut job = DriverJob::read(of, order.config.values(), args)?;
-    job.timeout = order.timeout;
+    job.pod.timeout = order.timeout;
     Ok(Submission { job, config: files, key: order.key.clone() })
 }
 

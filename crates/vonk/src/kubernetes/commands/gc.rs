@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use k8s_backend::exit;
 use k8s_backend::sweep::{Sweep, sweep};
+use model::exit;
 use shuffle::sweep::{KEEP_FOR, sweep as sweep_store, sweep_old};
 
 use super::connection::{Connection, connect};

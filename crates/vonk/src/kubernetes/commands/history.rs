@@ -1,12 +1,13 @@
 //! What does the store know of applications that are gone?
 //!
-//! Their event logs, the ends of what they printed, and which of them was submitted with which idempotency key.
+//! Their event logs, what their drivers told last, the ends of what they printed, and which of them was submitted with which idempotency key.
 
+use driver::standing::{self, Standing};
 use futures::StreamExt;
 use futures::stream;
 use k8s_backend::applications::{Application, Mode, Wall};
-use k8s_backend::exit;
 use model::events::AppEvent;
+use model::exit;
 use model::{AppId, keys};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -16,6 +17,12 @@ use super::store::{Store, StoreError};
 
 /// So many applications are looked at, the youngest.
 const MOST: usize = 100;
+
+/// So many failed tasks are shown.
+const FAILED: usize = 5;
+
+/// They are looked for in so many parts of the event log, the last ones.
+const PARTS: usize = 4;
 
 /// Requests under way at a time.
 const AT_ONCE: usize = 8;
@@ -33,9 +40,23 @@ pub(crate) struct Past {
     pub(crate) began_unix_ms: u64,
     /// Why it did not succeed, if it has ended in order and did not.
     pub(crate) end: Option<Option<String>>,
+    /// What its driver told of it last.
+    pub(crate) told: Option<Standing>,
 }
 
 impl Past {
+    /// One that has left no events.
+    fn of(told: Standing) -> Self {
+        Self {
+            app: told.app.to_string(),
+            name: told.name.clone(),
+            master: told.master.clone(),
+            began_unix_ms: told.began_unix_ms,
+            end: told.end.as_ref().map(|end| end.error.clone()),
+            told: Some(told),
+        }
+    }
+
     /// As one line of a list.
     pub(crate) fn application(&self, now: Wall) -> Application {
         let began =
@@ -52,7 +73,21 @@ impl Past {
         }
     }
 
-    fn state(&self) -> &'static str {
+    /// Why it did not succeed, if so and if that is known.
+    pub(crate) fn error(&self) -> Option<&str> {
+        let told = self.told.as_ref().and_then(|told| told.end.as_ref()?.error.as_deref());
+        told.or(self.end.as_ref().and_then(Option::as_deref))
+    }
+
+    /// How far it has come, in a word.
+    pub(crate) fn state(&self) -> &'static str {
+        match &self.told {
+            // Who says nothing any more does not run.
+            Some(told) if told.is_stale() => return "lost",
+            // Its driver has not said how; its events may.
+            Some(told) if told.word() != "ended" => return told.word(),
+            _ => {}
+        }
         match &self.end {
             Some(None) => "succeeded",
             Some(Some(_)) => "failed",
@@ -62,6 +97,10 @@ impl Past {
 
     /// With which code it ended.
     pub(crate) fn code(&self) -> u8 {
+        let known = self.told.as_ref().and_then(|told| told.end.as_ref()?.exit_code);
+        if let Some(code) = known {
+            return u8::try_from(code).unwrap_or(exit::FAILED);
+        }
         match &self.end {
             Some(None) => exit::DONE,
             Some(Some(_)) => exit::FAILED,
@@ -97,12 +136,22 @@ pub(crate) async fn find(store: &Store, wanted: &str) -> Result<Option<Past>, St
     }
 }
 
-/// What the event log of an application says of it as a whole.
+/// What a driver told of its application last.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn told(store: &Store, app: AppId) -> Result<Option<Standing>, StoreError> {
+    let failed = |source| StoreError::Request { step: "read", key: keys::status(app), source };
+    standing::read(&*store.objects, &store.root, app).await.map_err(failed)
+}
+
+/// What the event log of an application says of it as a whole, and what its driver told last.
 pub(crate) async fn past(store: &Store, app: AppId) -> Result<Option<Past>, StoreError> {
+    let told = told(store, app).await?;
     let mut parts = list(store, &keys::history(app)).await?;
     parts.retain(|path| path.filename().is_some_and(|name| name.starts_with("events-")));
     parts.sort();
-    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(None) };
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Ok(told.map(Past::of)) };
     let text = async |path: &Path| -> Result<String, StoreError> {
         let failed = |source| StoreError::Request { step: "read", key: path.to_string(), source };
         let found = store.objects.get(path).await.map_err(failed)?;
@@ -110,7 +159,48 @@ pub(crate) async fn past(store: &Store, app: AppId) -> Result<Option<Past>, Stor
     };
     let first_text = text(first).await?;
     let last_text = if first == last { first_text.clone() } else { text(last).await? };
-    Ok(read(app, &first_text, &last_text))
+    let past = read(app, &first_text, &last_text).map(|past| Past { told: told.clone(), ..past });
+    Ok(past.or_else(|| told.map(Past::of)))
+}
+
+/// A task that has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// In one sentence.
+    pub(crate) says: String,
+    /// What its executor had printed last.
+    pub(crate) last_lines: Vec<String>,
+    /// Whether it was tried again.
+    pub(crate) retried: bool,
+}
+
+/// The last tasks that have failed, the latest first, as the last of the event log has them.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn failed(store: &Store, app: AppId) -> Result<Vec<Failed>, StoreError> {
+    let mut parts = list(store, &keys::history(app)).await?;
+    parts.retain(|path| path.filename().is_some_and(|name| name.starts_with("events-")));
+    parts.sort();
+    let mut failed = Vec::new();
+    for path in parts.iter().rev().take(PARTS) {
+        let error = |source| StoreError::Request { step: "read", key: path.to_string(), source };
+        let bytes = store.objects.get(path).await.map_err(error)?.bytes().await.map_err(error)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let tasks = text.lines().rev().filter_map(|line| match driver::event_log::parse(line).ok()?.event {
+            AppEvent::TaskFailed { attempt, executor, failure, retried } => Some(Failed {
+                says: format!("task {attempt} failed on {executor}: {failure}"),
+                last_lines: failure.last_lines,
+                retried,
+            }),
+            _ => None,
+        });
+        failed.extend(tasks.take(FAILED - failed.len()));
+        if failed.len() == FAILED {
+            break;
+        }
+    }
+    Ok(failed)
 }
 
 fn read(app: AppId, first: &str, last: &str) -> Option<Past> {
@@ -122,7 +212,7 @@ fn read(app: AppId, first: &str, last: &str) -> Option<Past> {
         Some(AppEvent::ApplicationEnded { error }) => Some(error),
         _ => None,
     };
-    Some(Past { app: app.to_string(), name, master, began_unix_ms: unix_ms, end })
+    Some(Past { app: app.to_string(), name, master, began_unix_ms: unix_ms, end, told: None })
 }
 
 /// The end of what `who` has printed, in its latest epoch: `driver`, or an executor as in `e3`.
@@ -208,6 +298,45 @@ mod tests {
         let found = find(&store, "nightly").await.unwrap().unwrap();
         assert_eq!((found.app.as_str(), found.state(), found.code()), (APP.to_string().as_str(), "succeeded", 0));
         assert_eq!(find(&store, "weekly").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_the_driver_told_last_wins_over_its_events() {
+        let store = store();
+        store.write(&keys::event_log(APP, Epoch(1), 0), started("a").into_bytes()).await.unwrap();
+        let end = "{\"at\":9,\"event\":\"application_ended\",\"error\":null}\n";
+        store.write(&keys::event_log(APP, Epoch(1), 1), end.into()).await.unwrap();
+        let standing = r#"{"app":"APP","epoch":1,"name":"a","master":"k8s://","began_unix_ms":1,"written_unix_ms":2,"executors":[],
+            "executors_lost":0,"waiting":null,"waiting_since_unix_ms":null,"tasks":{"running":0,"waiting":0,"done":3,"failed":0},
+            "jobs":{"running":[],"done":1,"failed":0},"stages":[],"end":END}"#.replace("APP", &APP.to_string());
+        let mut seen = Vec::new();
+        for end in
+            ["null", r#"{"unix_ms":2,"error":null,"exit_code":null}"#, r#"{"unix_ms":2,"error":"no","exit_code":3}"#]
+        {
+            store.write(&keys::status(APP), standing.replace("END", end).into_bytes()).await.unwrap();
+            let past = past(&store, APP).await.unwrap().unwrap();
+            seen.push((past.state(), past.code()));
+        }
+        assert_eq!(seen, [("lost", 0), ("succeeded", 0), ("failed", 3)], "events, events, its driver");
+    }
+
+    #[tokio::test]
+    async fn failed_tasks_are_told_with_what_their_executors_printed() {
+        let store = store();
+        let failed = |partition: u32| {
+            format!(
+                r#"{{"at":1,"event":"task_failed","attempt":{{"job":0,"stage":1,"stage_attempt":0,"partition":{partition},"attempt":0}},"executor":2,"failure":{{"kind":"Disk","message":"spill","chain":["no space"],"attempt":null,"executor":2,"last_lines":["one","two"]}},"retried":true}}"#
+            )
+        };
+        store.write(&keys::event_log(APP, Epoch(1), 0), started("a").into_bytes()).await.unwrap();
+        for part in 1..4 {
+            let lines: Vec<String> = (0..3).map(|i| failed(part * 10 + i)).collect();
+            store.write(&keys::event_log(APP, Epoch(1), part), lines.join("\n").into_bytes()).await.unwrap();
+        }
+        let told = super::failed(&store, APP).await.unwrap();
+        assert_eq!(told.len(), FAILED);
+        assert_eq!(told[0].says, "task 1.32.0 failed on e2: spill: no space");
+        assert_eq!((told[0].last_lines.len(), told[3].says.contains("1.22.0")), (2, true));
     }
 
     #[tokio::test]

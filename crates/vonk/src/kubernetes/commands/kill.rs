@@ -1,8 +1,8 @@
 //! How does an application end before its time?
 
 use k8s_backend::applications::{find, remove, remove_pods};
-use k8s_backend::exit;
 use k8s_backend::request::RequestError;
+use model::exit;
 
 use super::connection::{Connection, connect};
 

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use k8s_backend::applications::{self, Application, Mode, Wall, ago};
-use k8s_backend::{exit, names};
+use k8s_backend::names;
+use model::exit;
+use serde::Serialize;
 
 use super::connection::{Connection, connect};
 use super::output::{Format, json, line, table};
+use super::told::Told;
 use super::{history, store};
 
 /// Flags of `vonk list`.
@@ -30,13 +33,16 @@ impl List {
         let cluster = connect(&config).await?;
         let now = Wall::now();
         let roots = applications::roots(&cluster, &names::select_all()).await?;
-        let mut found: Vec<Application> =
-            roots.iter().filter_map(|root| root.application(cluster.namespace(), now)).collect();
+        let known = roots.iter().filter_map(|root| root.application(cluster.namespace(), now));
+        let mut found: Vec<Row> = known.map(|application| Row { application, told: None }).collect();
         if self.all {
             let store = store::open(&config)?;
             for past in history::all(&store).await? {
-                if found.iter().all(|known| known.app != past.app) {
-                    found.push(past.application(now));
+                let application = past.application(now);
+                let told = past.told.map(Told::new);
+                match found.iter_mut().find(|row| row.application.app == application.app) {
+                    Some(row) => row.told = told,
+                    None => found.push(Row { application, told }),
                 }
             }
         }
@@ -45,20 +51,36 @@ impl List {
             Format::Text if found.is_empty() => {
                 eprintln!("no applications in the namespace {}", cluster.namespace());
             }
-            Format::Text => line(&text(&found)),
+            Format::Text => line(&text(&found, self.all)),
         }
         Ok(exit::DONE)
     }
 }
 
-fn text(found: &[Application]) -> String {
-    let row = |application: &Application| {
+/// An application, and what its driver told.
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    application: Application,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    told: Option<Told>,
+}
+
+fn text(found: &[Row], all: bool) -> String {
+    let row = |Row { application, told }: &Row| {
         let mode = match application.mode {
             Mode::Cluster => "cluster",
             Mode::Client => "client",
         };
         let age = ago(Duration::from_secs(application.age_seconds));
-        vec![application.app.clone(), application.name.clone(), mode.to_owned(), application.state.clone(), age]
+        let mut cells =
+            vec![application.app.clone(), application.name.clone(), mode.to_owned(), application.state.clone(), age];
+        if all {
+            cells.push(told.as_ref().map(Told::brief).unwrap_or_default());
+        }
+        cells
     };
-    table(&["APPLICATION", "NAME", "MODE", "STATE", "AGE"], &found.iter().map(row).collect::<Vec<_>>())
+    let headings = ["APPLICATION", "NAME", "MODE", "STATE", "AGE", "ITS DRIVER SAID"];
+    let headings = &headings[..if all { 6 } else { 5 }];
+    table(headings, &found.iter().map(row).collect::<Vec<_>>())
 }

@@ -2,8 +2,8 @@
 
 use k8s_backend::access::Cluster;
 use k8s_backend::applications::{FindError, find, see};
-use k8s_backend::exit;
 use k8s_backend::log::{self, Which};
+use model::exit;
 use model::ids::ExecutorId;
 use tokio::sync::mpsc;
 

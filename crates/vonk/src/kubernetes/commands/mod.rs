@@ -22,15 +22,16 @@ mod spark;
 mod status;
 mod store;
 mod submit;
+mod told;
 mod upload;
 
 use clap::Subcommand;
 use k8s_backend::access::AccessError;
 use k8s_backend::applications::FindError;
 use k8s_backend::backend::SettingsError;
-use k8s_backend::exit;
 use k8s_backend::request::RequestError;
 use k8s_backend::submit::SubmitError;
+use model::exit;
 
 /// Commands about applications on Kubernetes.
 #[derive(Debug, Subcommand)]

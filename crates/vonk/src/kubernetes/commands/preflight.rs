@@ -1,11 +1,11 @@
 //! Would an application run here?
 
-use k8s_backend::exit;
 use k8s_backend::job::DriverJob;
 use k8s_backend::names;
 use k8s_backend::preflight::{Check, Outcome, Plan, checks};
 use k8s_backend::rights::Part;
 use model::AppId;
+use model::exit;
 
 use super::cluster_mode::{app_pods, executor_pods};
 use super::connection::{Connection, connect};

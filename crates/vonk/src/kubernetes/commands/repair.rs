@@ -1,7 +1,7 @@
 //! How are results finished that a dead driver left unfinished?
 
 use driver::commit::{Timing, repair};
-use k8s_backend::exit;
+use model::exit;
 
 use super::output::{Format, json, line};
 use super::store;

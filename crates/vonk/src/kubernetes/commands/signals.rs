@@ -1,6 +1,6 @@
 //! Which signal has arrived?
 
-use k8s_backend::exit;
+use model::exit;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Ctrl-C and SIGTERM, from now on.

@@ -1,10 +1,12 @@
 //! How is an application?
 
 use k8s_backend::applications::{self, FindError, Wall, ago, find, see};
-use k8s_backend::exit;
+use model::exit;
+use serde::Serialize;
 
 use super::connection::{Connection, connect};
 use super::output::{Format, json, line, table};
+use super::told::{Told, told};
 use super::{history, store};
 
 /// Flags of `vonk status`.
@@ -31,14 +33,33 @@ impl Status {
             Err(unknown @ FindError::Unknown { .. }) => return past(&config, &self.app, self.output, unknown).await,
             Err(error) => return Err(error.into()),
         };
-        let status = see(&cluster, root).await?.status(cluster.namespace(), now);
-        match (status, self.output) {
-            (Some(status), Format::Json) => json(&status),
-            (Some(status), Format::Text) => line(&text(&status)),
-            (None, _) => {}
+        let app = root.app();
+        let told = async {
+            match app {
+                Some(app) => told(&config, app).await,
+                None => None,
+            }
+        };
+        let (seeing, told) = tokio::join!(see(&cluster, root), told);
+        if let Some(status) = seeing?.status(cluster.namespace(), now) {
+            match self.output {
+                Format::Json => json(&Whole { status, told }),
+                Format::Text => {
+                    line(&text(&status));
+                    told.iter().for_each(|told| line(&told.text(&status.waits)));
+                }
+            }
         }
         Ok(exit::DONE)
     }
+}
+
+/// What the cluster knows, and what the driver told.
+#[derive(Debug, Serialize)]
+struct Whole<T> {
+    #[serde(flatten)]
+    status: T,
+    told: Option<Told>,
 }
 
 /// An application of which only the store knows.
@@ -55,11 +76,13 @@ async fn past(
     };
     let Some(past) = found else { return Err(unknown.into()) };
     let application = past.application(Wall::now());
+    let told = past.told.map(Told::new);
     match output {
-        Format::Json => json(&application),
+        Format::Json => json(&Whole { status: application, told }),
         Format::Text => {
             let age = ago(std::time::Duration::from_secs(application.age_seconds));
             line(&format!("{}  {}  {}  began {age} ago", application.app, application.name, application.state));
+            told.iter().for_each(|told| line(&told.text(&[])));
         }
     }
     Ok(exit::DONE)

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use driver::commit::Destination;
+use k8s_backend::chain;
 use k8s_backend::preflight::{Check, Outcome};
-use k8s_backend::{chain, exit};
+use model::exit;
 use model::{AppId, Failure, keys};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};

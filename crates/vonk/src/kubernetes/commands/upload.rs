@@ -50,7 +50,7 @@ pub(crate) fn this() -> Result<PathBuf, anyhow::Error> {
 /// With which code a command ends whose program cannot be sent.
 pub(crate) fn exit_code(error: &program::Error) -> u8 {
     match error {
-        program::Error::Store { .. } => k8s_backend::exit::LOST,
-        _ => k8s_backend::exit::WRONG,
+        program::Error::Store { .. } => model::exit::LOST,
+        _ => model::exit::WRONG,
     }
 }
