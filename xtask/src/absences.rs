@@ -68,6 +68,7 @@ const RULES: &[Rule] = &[
             "crates/k8s-backend/src/follow.rs",
             "crates/k8s-backend/src/forward.rs",
             "crates/k8s-backend/src/log.rs",
+            "crates/k8s-backend/src/own_pod.rs",
             "crates/k8s-backend/src/preflight.rs",
             "crates/k8s-backend/src/request.rs",
             "crates/k8s-backend/src/root.rs",

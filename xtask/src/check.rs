@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::workspace::{cargo, run};
-use crate::{absences, dependencies, docs, s3};
+use crate::{absences, dependencies, docs, s3, sqllogic};
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -14,7 +14,7 @@ pub(crate) struct TestArgs {
 }
 
 /// All crates with what only their features build. Not `--all-features`, which would add xtask's generators.
-const ALL_PACKAGES: [&str; 3] = ["--workspace", "--features", "vonk/k8s,vonk-examples/sql,vonk-benches/sql"];
+pub(crate) const ALL_PACKAGES: [&str; 3] = ["--workspace", "--features", "vonk/k8s,vonk-examples/sql,vonk-benches/sql"];
 
 /// What takes minutes and gigabytes is run only when it is named.
 const TOO_LARGE: [&str; 2] = ["--skip", "at_another_scale"];
@@ -23,7 +23,10 @@ const TOO_LARGE: [&str; 2] = ["--skip", "at_another_scale"];
 pub(crate) fn check() -> Result<()> {
     without_compiler()?;
     crate::generate(crate::GenerateArgs { check: true })?;
-    run(cargo().args(["clippy", "--all-targets", "--locked"]).args(ALL_PACKAGES).args(["--", "-D", "warnings"]))?;
+    // Tests that need a cluster are none of all targets.
+    for targets in [&["--all-targets"][..], &["--test", "cluster"]] {
+        run(cargo().args(["clippy", "--locked"]).args(targets).args(ALL_PACKAGES).args(["--", "-D", "warnings"]))?;
+    }
     tests(&[])?;
     docs::run()
 }
@@ -68,7 +71,7 @@ fn format() -> Result<()> {
 }
 
 /// Every test of every crate, the examples' runs, the fixed-seed simulation, the documentation's examples; with an
-/// S3-compatible server beside them, so those that are ignored where there is none run too.
+/// S3-compatible server beside them, and DataFusion's scripts, so those that are ignored where there is none run too.
 fn tests(more: &[String]) -> Result<()> {
     let server = s3::Server::start()?;
     let mut command = cargo();
@@ -81,5 +84,5 @@ fn tests(more: &[String]) -> Result<()> {
     if more.is_empty() {
         command.args(TOO_LARGE);
     }
-    run(command.envs(server.environment()))
+    run(command.envs(server.environment()).envs([sqllogic::environment()?]))
 }

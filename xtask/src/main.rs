@@ -14,6 +14,7 @@ mod generate;
 mod go;
 mod s3;
 mod sim;
+mod sqllogic;
 mod workspace;
 
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use model::AppId;
 use model::events::{AppEvent, Record};
@@ -22,7 +23,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use vonk_cluster_tests::{NOTES, Notes};
 
-use crate::running::{Place, Running};
+use crate::running::{Place, Running, program, vonk};
 
 /// Whatever is to happen does so within this time, unless a test knows better: pods start slowly where others build.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -41,6 +42,9 @@ const LEFT_OVER_MS: u64 = 15 * 60 * 1_000;
 
 /// The Secret with the keys of the store: not an application's.
 const STORE_KEYS: &str = "s3";
+
+/// What a namespace is given by those who install Vonk.
+const MANIFESTS: &str = include_str!("../../../deploy/vonk.yaml");
 
 /// A namespace, and a folder of the store.
 pub(crate) struct Ground {
@@ -124,10 +128,51 @@ impl Ground {
     pub(crate) fn start(&self, settings: &[(&str, &str)], job: &[&str]) -> Running {
         let mut words = self.flags(settings);
         words.extend(job.iter().map(|&word| word.to_owned()));
-        Running::start(
-            &words,
-            &Place { notes: self.notes_url(), kubeconfig: self.kubeconfig.as_ref().map(|k| k.path()) },
-        )
+        Running::start(&program(), &words, &self.place())
+    }
+
+    /// Submits the program, whose driver is a pod of little size, with these flags.
+    pub(crate) fn submit(&self, flags: &[&str], job: &[&str]) -> Running {
+        let notes = format!("k8s.driver.env.{NOTES}");
+        let notes_url = self.notes_url();
+        let settings = [
+            ("k8s.driver.secret_env.AWS_ACCESS_KEY_ID", "s3:id"),
+            ("k8s.driver.secret_env.AWS_SECRET_ACCESS_KEY", "s3:key"),
+            (&notes, &notes_url),
+            ("k8s.driver.cores", "100m"),
+            ("k8s.driver.memory", "512m"),
+            ("k8s.driver.disk", "256m"),
+        ];
+        let mut words = vec!["submit".to_owned(), "--deploy-mode=cluster".to_owned()];
+        words.extend(self.flags(&settings));
+        words.extend(flags.iter().map(|&word| word.to_owned()));
+        words.push(program().to_string_lossy().into_owned());
+        words.extend(job.iter().map(|&word| word.to_owned()));
+        Running::start(vonk(), &words, &self.place())
+    }
+
+    /// Runs the program `vonk` with a command about applications of this namespace.
+    pub(crate) fn vonk(&self, words: &[&str]) -> Running {
+        let words = words.iter().copied().chain(["--namespace", self.namespace()]);
+        Running::start(vonk(), &words.map(str::to_owned).collect::<Vec<_>>(), &self.place())
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { notes: self.notes_url(), kubeconfig: self.kubeconfig.as_ref().map(|k| k.path()) }
+    }
+
+    /// Makes a Role of those that deploy/ brings, and an account of its name that has it.
+    pub(crate) async fn let_in(&self, role: &str) {
+        let all = MANIFESTS.split("\n---\n").filter(|text| text.contains("\nkind: "));
+        let mut all = all.map(|text| serde_saphyr::from_str::<serde_json::Value>(text).unwrap());
+        let found = all.find(|object| object["kind"] == "Role" && object["metadata"]["name"] == role);
+        let rules = found.expect("deploy/vonk.yaml has it")["rules"].clone();
+        self.make::<Role>(json!({ "metadata": { "name": role }, "rules": rules })).await;
+        self.make::<ServiceAccount>(json!({ "metadata": { "name": role } })).await;
+        let account = json!({ "kind": "ServiceAccount", "name": role, "namespace": self.namespace() });
+        let to = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role });
+        let binding = json!({ "metadata": { "name": role }, "roleRef": to, "subjects": [account] });
+        self.make::<RoleBinding>(binding).await;
     }
 
     /// From now on, programs outside run as this user.
@@ -179,6 +224,17 @@ impl Ground {
         self.api::<K>().create(&PostParams::default(), &made(value)).await.unwrap();
     }
 
+    /// Removes our objects of a kind, and what they own.
+    pub(crate) async fn remove_all<K>(&self)
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        self.api::<K>().delete_collection(&DeleteParams::background(), &ours()).await.unwrap();
+    }
+
     /// Waits until it holds.
     pub(crate) async fn until(&self, what: &str, holds: impl AsyncFnMut() -> bool) {
         until_within(SOON, what, holds).await;
@@ -193,7 +249,16 @@ impl Ground {
 
     /// Executors' pods.
     pub(crate) async fn executors(&self) -> Vec<Pod> {
-        let ours = ListParams::default().labels(&format!("{}=executor", names::ROLE));
+        self.pods_of("executor").await
+    }
+
+    /// Drivers' pods.
+    pub(crate) async fn drivers(&self) -> Vec<Pod> {
+        self.pods_of("driver").await
+    }
+
+    async fn pods_of(&self, role: &str) -> Vec<Pod> {
+        let ours = ListParams::default().labels(&format!("{}={role}", names::ROLE));
         self.api::<Pod>().list(&ours).await.unwrap().items
     }
 
@@ -215,6 +280,12 @@ impl Ground {
         found.expect("it was waited for")
     }
 
+    /// Waits until a driver has done what comes before pods: its root is there, and its program, which may take a while.
+    pub(crate) async fn asks_for_pods(&self) {
+        self.root().await;
+        self.until("the program is in the store", async || self.has_programs().await).await;
+    }
+
     /// What history has of the applications that ended.
     pub(crate) async fn records(&self) -> Vec<Record> {
         let history = self.root.clone().join(model::keys::HISTORY);
@@ -227,6 +298,15 @@ impl Ground {
             records.extend(lines.filter_map(|line| driver::event_log::parse(line).ok()));
         }
         records
+    }
+
+    /// What history has under this name: the end of a log, or a status.
+    pub(crate) async fn kept(&self, name: &str) -> Option<String> {
+        let history = self.root.clone().join(model::keys::HISTORY);
+        let listed: Vec<_> = self.store.list(Some(&history)).try_collect().await.unwrap();
+        let found = listed.into_iter().find(|object| object.location.filename() == Some(name))?;
+        let bytes = self.store.get(&found.location).await.unwrap().bytes().await.unwrap();
+        Some(String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     /// Why executors were lost, as history has it; without those that were released.

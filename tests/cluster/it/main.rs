@@ -10,15 +10,21 @@
 //! - `refused`: what happens when the cluster refuses?
 //! - `losses`: what happens when executors are lost?
 //! - `endings`: what does a driver leave that ends in an unusual way?
+//! - `submitted`: what becomes of an application whose driver is a pod?
+//! - `outages`: what happens while the API server does not answer?
+//! - `history`: what is left for those who ask later?
 //! - `marks`: how fast is it?
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod endings;
 mod ground;
+mod history;
 mod losses;
 mod marks;
+mod outages;
 mod refused;
 mod room;
 mod running;
+mod submitted;
 mod works;

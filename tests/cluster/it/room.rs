@@ -31,11 +31,12 @@ async fn a_quota_that_wants_limits_names_the_setting() {
         let hard = json!({ "hard": { "limits.cpu": "8" } });
         ground.make::<ResourceQuota>(json!({ "metadata": { "name": "q" }, "spec": hard })).await;
         let running = ground.start(&[], &["sum"]);
-        let began = running.began;
+        ground.asks_for_pods().await;
+        let asked = std::time::Instant::now();
         let ended = running.ends().await;
         ended.with_code(78);
         ended.said("k8s.executor.cpu_limit");
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
         ground.start(&[("k8s.executor.cpu_limit", "1")], &["sum"]).ends().await.with_code(0);
     })
     .await;
@@ -46,11 +47,11 @@ async fn no_room_is_said_soon_and_ends_the_program_in_time() {
     in_namespace(&[], async |ground| {
         let settings = [("executor.cores", "64"), ("driver.no_executor_timeout", "10s")];
         let running = ground.start(&settings, &["sum"]);
-        ground.root().await;
-        let (rooted, began) = (std::time::Instant::now(), running.began);
+        ground.asks_for_pods().await;
+        let (asked, began) = (std::time::Instant::now(), running.began);
         let (said, sentence) = running.says("waiting for room").await;
         assert!(sentence.contains("of 64 cpu") && sentence.contains("Insufficient cpu"), "{sentence}");
-        let took = said.saturating_duration_since(rooted);
+        let took = said.saturating_duration_since(asked);
         assert!(took < Duration::from_secs(5), "{took:?}");
         running.ends().await.with_code(75);
         assert!(began.elapsed() > Duration::from_secs(10), "{:?}", began.elapsed());

@@ -1,5 +1,6 @@
 //! How is a program that runs outside of the cluster watched?
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -74,8 +75,8 @@ impl Lines {
 }
 
 impl Running {
-    pub(crate) fn start(words: &[String], place: &Place<'_>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pod_program"));
+    pub(crate) fn start(program: &OsStr, words: &[String], place: &Place<'_>) -> Self {
+        let mut command = Command::new(program);
         command.args(words).env(NOTES, &place.notes).stdin(Stdio::null());
         if let Some(kubeconfig) = place.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
@@ -153,16 +154,35 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(sent.is_ok_and(|status| status.success()), "signal {name} to {pid}");
 }
 
-/// The process of this machine that is the executor in a pod: the cluster's nodes are this machine.
+/// The process of this machine that is the executor in a pod, and not the one that stays with it.
 pub(crate) fn process_of_pod(uid: &str) -> u32 {
+    *processes_of_pod(uid).get(1).expect("the executor is a process of this machine, and root may see it")
+}
+
+/// The processes of this machine that are an executor's pod, the one that stays with it first: the cluster's nodes are this
+/// machine.
+pub(crate) fn processes_of_pod(uid: &str) -> Vec<u32> {
     let wanted = format!("VONK_POD_UID={uid}");
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let found = processes.filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let environment = std::fs::read(entry.path().join("environ")).ok()?;
-        environment.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes()).then_some(pid)
+        let has = |wanted: &dyn Fn(&[u8]) -> bool| environment.split(|&byte| byte == 0).any(wanted);
+        has(&|variable| variable == wanted.as_bytes()).then(|| (has(&|v| v.starts_with(b"VONK_PRINTED=")), pid))
     });
-    found.min().expect("the executor is a process of this machine, and root may see it")
+    let mut found: Vec<(bool, u32)> = found.collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, pid)| pid).collect()
+}
+
+/// The program, as small as can be if somebody has seen to it.
+pub(crate) fn program() -> OsString {
+    std::env::var_os("VONK_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_pod_program").into())
+}
+
+/// The program `vonk`.
+pub(crate) fn vonk() -> &'static OsStr {
+    OsStr::new(env!("CARGO_BIN_EXE_pod_stock"))
 }
 
 /// What `sum` prints.

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, LogParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::ground::{Ground, in_namespace};
+use crate::ground::in_namespace;
 use crate::running::sums;
 
 /// What nodes have for pods that only sleep.
@@ -15,9 +14,6 @@ const BUSYBOX: &str = "localhost/busybox:1";
 
 /// The image with the program of the tests, for a driver that is in a pod of its own.
 const PROGRAM: &str = "localhost/vonk-it-program:dev";
-
-/// What a namespace is given by those who install Vonk.
-const MANIFESTS: &str = include_str!("../../../deploy/vonk.yaml");
 
 const RESTRICTED: (&str, &str) = ("pod-security.kubernetes.io/enforce", "restricted");
 
@@ -46,24 +42,10 @@ async fn a_program_prints_and_fails_as_it_does_anywhere() {
     .await;
 }
 
-/// The Role of drivers that nobody has submitted, bound to an account.
-async fn let_clients_in(ground: &Ground) {
-    let all = MANIFESTS.split("\n---\n").filter(|text| text.contains("\nkind: "));
-    let mut all = all.map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
-    let role = all.find(|object| object["kind"] == "Role" && object["metadata"]["name"] == "vonk-client");
-    let role = role.expect("deploy/vonk.yaml has it");
-    ground.make::<Role>(json!({ "metadata": { "name": "vonk-client" }, "rules": role["rules"] })).await;
-    ground.make::<ServiceAccount>(json!({ "metadata": { "name": "vonk-client" } })).await;
-    let account = json!({ "kind": "ServiceAccount", "name": "vonk-client", "namespace": ground.namespace() });
-    let role = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "vonk-client" });
-    let binding = json!({ "metadata": { "name": "vonk-client" }, "roleRef": role, "subjects": [account] });
-    ground.make::<RoleBinding>(binding).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_driver_in_a_pod_needs_only_the_role_of_clients() {
     in_namespace(&[RESTRICTED], async |ground| {
-        let_clients_in(ground).await;
+        ground.let_in("vonk-client").await;
         let key = |name: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": "s3", "key": key } } });
         let mut words = ground.flags(&[("executor.instances", "2")]);
         words.push("sum".into());

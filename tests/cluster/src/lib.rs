@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
-/// The environment variable of executors with the URL under which notes and gates lie.
+/// The environment variable of pods with the URL under which notes and gates lie.
 pub const NOTES: &str = "NOTES_URL";
 
 /// Who waits for a gate or a note looks so often.

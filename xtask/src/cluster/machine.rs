@@ -40,6 +40,15 @@ pub(crate) fn need_root(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// # Errors
+/// Root of this machine is no real one: it may not make what a cluster is made of. Seen before anything is built for it.
+pub(crate) fn need_namespaces() -> Result<()> {
+    let tried = Command::new("unshare").args(["--net", "--mount", "true"]).output().context("run `unshare`")?;
+    let said = String::from_utf8_lossy(&tried.stderr);
+    ensure!(tried.status.success(), "a cluster needs a network namespace and mounts: {}", said.trim());
+    Ok(())
+}
+
 /// Gives a file to the user for whom `sudo` made this process root.
 pub(crate) fn give_to_user(file: &Path) -> Result<()> {
     let user = std::env::var("SUDO_UID").ok().and_then(|user| user.parse().ok());

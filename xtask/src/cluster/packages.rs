@@ -23,6 +23,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("umount", "mount"),
     ("/bin/busybox", "busybox-static"),
     ("cc", "gcc"),
+    ("strip", "binutils"),
     // Its package has the static C library too.
     ("/usr/include/stdlib.h", "libc6-dev"),
     // What fetches Go, where there is none.

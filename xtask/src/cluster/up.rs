@@ -76,6 +76,7 @@ fn bring_up(state: &State, nodes: u8) -> Result<()> {
         Some(up) => bail!("a cluster with {} nodes is up: `cargo xtask cluster down` first", up.nodes),
         None => {
             let began = Instant::now();
+            machine::need_namespaces()?;
             packages::install()?;
             let programs = binaries::kubernetes()?;
             if state.folder().exists() {

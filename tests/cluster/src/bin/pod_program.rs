@@ -1,7 +1,7 @@
 //! What do the tests run? A program of Vonk's that tells its test where it is, and waits where a test wants it to.
 //!
-//! Notes: `map` and `reduce` (a task of the stage has begun), `runs` (a task waits), `hogs` (a task is about to allocate).
-//! Gates: `reduce`, `go`, `again`, which the tests open.
+//! Notes: `begun` (there is no application yet), `map` and `reduce` (a task of the stage has begun), `runs` (a task waits), `hogs` (a task is about to allocate).
+//! Gates: `begin`, `reduce`, `go`, `again`, which the tests open.
 
 use std::process::ExitCode;
 
@@ -13,6 +13,10 @@ use vonk_cluster_tests::{meet, note, pass};
 struct Options {
     #[command(flatten)]
     vonk: vonk::Args,
+
+    /// Waits for the gate `begin` before there is an application.
+    #[arg(long)]
+    late: bool,
 
     #[command(subcommand)]
     job: Job,
@@ -71,6 +75,10 @@ struct Shape {
 fn main() -> ExitCode {
     vonk::main(|| {
         let options = Options::parse();
+        if options.late {
+            note("begun");
+            pass("begin");
+        }
         let ctx = Context::builder().args(&options.vonk).build()?;
         run(&ctx, options.job)?;
         ctx.stop();

@@ -1,0 +1,106 @@
+//! What happens while the API server does not answer?
+//!
+//! It is stopped, by a signal, for all who use the cluster: nothing else may run beside these.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::ground::{Ground, in_namespace};
+use crate::running::{Running, signal, sums};
+
+/// Links outlive it: executors are given up after 25 s of silence.
+const SHORT: Duration = Duration::from_secs(10);
+
+/// Links through the API server do not, and nothing else is lost.
+const LONG: Duration = Duration::from_secs(60);
+
+/// After it, whatever is to happen does so within this time.
+const AFTER: Duration = Duration::from_secs(120);
+
+/// An API server that does not answer until this is dropped.
+struct Stopped(u32);
+
+impl Stopped {
+    fn now() -> Self {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut found = processes.filter_map(|entry| {
+            let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+            (name.trim() == "kube-apiserver").then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+        });
+        let server = found.next().expect("the API server is a process of this machine");
+        signal("STOP", server);
+        Self(server)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal("CONT", self.0);
+    }
+}
+
+async fn outage(lasts: Duration) {
+    let stopped = Stopped::now();
+    // The fault itself lasts so long.
+    sleep(lasts).await;
+    drop(stopped);
+}
+
+async fn held(ground: &Ground) -> Running {
+    let running = ground.start(&[("executor.instances", "2")], &["sum", "--hold"]);
+    ground.noted("reduce", 2).await;
+    running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: stops the API server of all"]
+async fn a_short_one_costs_nothing() {
+    in_namespace(&[], async |ground| {
+        let running = held(ground).await;
+        outage(SHORT).await;
+        ground.notes.open_gate("reduce").await.unwrap();
+        let ended = running.ends_within(AFTER).await;
+        ended.with_code(0);
+        assert_eq!(ended.stdout, sums(40_000, 100));
+        assert_eq!(ground.losses().await, []);
+        assert_eq!(ground.notes.of("reduce").await.unwrap().len(), 2, "no task ran again");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: stops the API server of all"]
+async fn a_long_one_costs_a_driver_outside_its_links() {
+    in_namespace(&[], async |ground| {
+        let running = held(ground).await;
+        outage(LONG).await;
+        ground.notes.open_gate("reduce").await.unwrap();
+        let ended = running.ends_within(AFTER).await;
+        ended.with_code(0);
+        assert_eq!(ended.stdout, sums(40_000, 100));
+        assert_eq!(ground.notes.of("map").await.unwrap().len(), 4, "what was finished is there");
+        ended.said("Kubernetes API unreachable");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: stops the API server of all"]
+async fn a_long_one_costs_a_driver_in_the_cluster_nothing() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let running = ground.submit(&["--num-executors=2"], &["sum", "--hold"]);
+        ground.noted("reduce", 2).await;
+        outage(LONG).await;
+        ground.notes.open_gate("reduce").await.unwrap();
+        let ended = running.ends_within(AFTER).await;
+        ended.with_code(0);
+        assert!(sums(40_000, 100).lines().all(|row| ended.stdout.lines().any(|line| line == row)), "{ended:?}");
+        assert_eq!(ground.notes.of("reduce").await.unwrap().len(), 2, "no task ran again");
+        assert_eq!(ground.losses().await, []);
+        let app = ended.stdout.lines().next().unwrap_or_default();
+        ground.vonk(&["kill", app]).ends().await.with_code(0);
+    })
+    .await;
+}
