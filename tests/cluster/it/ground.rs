@@ -131,6 +131,12 @@ impl Ground {
         Running::start(&program(), &words, &self.place())
     }
 
+    /// Starts the program on this machine alone.
+    pub(crate) fn start_here(&self, master: &str, job: &[&str]) -> Running {
+        let words = std::iter::once(format!("--master={master}")).chain(job.iter().map(|&word| word.to_owned()));
+        Running::start(&program(), &words.collect::<Vec<_>>(), &self.place())
+    }
+
     /// Submits the program, whose driver is a pod of little size, with these flags.
     pub(crate) fn submit(&self, flags: &[&str], job: &[&str]) -> Running {
         let notes = format!("k8s.driver.env.{NOTES}");

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 
-use crate::ground::{in_namespace, until_within};
-use crate::running::process_of_pod;
+use crate::ground::in_namespace;
+use crate::running::{process_of_pod, processes_of_pod};
 
 /// How often what is short is measured.
 const TIMES: usize = 10;
+
+/// What computes for some seconds, three times as slowly beside others.
+const LONG: Duration = Duration::from_secs(180);
 
 fn told(what: &str, mut all: Vec<u64>) {
     all.sort_unstable();
@@ -39,15 +43,79 @@ async fn from_start_to_first_task() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
+async fn from_submission_to_first_task() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let mut took = Vec::new();
+        for n in 0..=TIMES {
+            let running = ground.submit(&[], &["sum", "--maps", "1"]);
+            let began = running.began_unix_ms;
+            running.ends().await.with_code(0);
+            let noted = ground.notes.of("map").await.unwrap();
+            // The first one uploads the program.
+            match n {
+                0 => println!("the first: {} ms", noted[n] - began),
+                _ => took.push(noted[n] - began),
+            }
+        }
+        told("cluster mode, from submission to first task", took);
+        ground.remove_all::<Job>().await;
+    })
+    .await;
+}
+
+/// The same program on executors that are pods of two nodes, and on processes of this machine, in turn.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
+async fn work_on_pods_and_on_processes() {
+    in_namespace(&[], async |ground| {
+        for (what, size) in [("pi", "400000000"), ("words", "2000000")] {
+            let (mut pods, mut processes) = (Vec::new(), Vec::new());
+            let job = ["time", what, size];
+            let spread =
+                r#"[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule"}]"#;
+            let settings = [("executor.instances", "2")];
+            for _ in 0..3 {
+                let on_pods = ground.start(&settings, &job).ends_within(LONG).await;
+                on_pods.with_code(0);
+                let on_processes = ground.start_here("local-cluster[2,1]", &job).ends_within(LONG).await;
+                on_processes.with_code(0);
+                let (ms, result) = timed(&on_pods.stdout);
+                let (other_ms, other_result) = timed(&on_processes.stdout);
+                assert_eq!(result, other_result);
+                pods.push(ms);
+                processes.push(other_ms);
+            }
+            let ratio = |a: &[u64], b: &[u64]| *a.iter().min().unwrap() as f64 / *b.iter().min().unwrap() as f64;
+            println!("{what}: on pods {pods:?} ms, on processes {processes:?} ms: {:.2}", ratio(&pods, &processes));
+        }
+    })
+    .await;
+}
+
+/// Milliseconds, and what was computed.
+fn timed(stdout: &str) -> (u64, &str) {
+    let (ms, result) = stdout.trim().split_once(" ms, ").unwrap();
+    (ms.parse().unwrap(), result)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
 async fn memory_of_an_idle_executor() {
     in_namespace(&[], async |ground| {
         let running = ground.start(&[], &["wait", "1"]);
         ground.noted("runs", 1).await;
         let uid = ground.executors().await.remove(0).metadata.uid.unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", process_of_pod(&uid))).unwrap();
-        for line in status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("Rss")) {
-            println!("an executor with nothing to do: {line}");
+        // The program, and the process that stays with it.
+        let mut all = 0;
+        for process in processes_of_pod(&uid) {
+            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+            println!("an executor with nothing to do, process {process}: {kib} KiB");
+            all += kib;
         }
+        println!("an executor with nothing to do, its pod: {:.1} MB", all as f64 * 1024.0 / 1e6);
         ground.notes.open_gate("go").await.unwrap();
         running.ends().await.with_code(0);
     })
@@ -83,23 +151,6 @@ async fn until_a_killed_executor_is_noticed() {
         running.ends().await.with_code(0);
         told("a killed executor is noticed", killed);
         told("a deleted pod is noticed", deleted);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
-async fn a_hundred_pods_are_asked_for() {
-    in_namespace(&[], async |ground| {
-        let selector = ("k8s.executor.node_selector.vonk.dev/room", "nowhere");
-        let running = ground.start(&[("executor.instances", "100"), selector], &["wait", "1"]);
-        let first = async || !ground.executors().await.is_empty();
-        until_within(Duration::from_secs(60), "the first pod", first).await;
-        let began = Instant::now();
-        until_within(Duration::from_secs(60), "all", async || ground.executors().await.len() == 100).await;
-        println!("from the first of 100 pods to the last: {} ms", began.elapsed().as_millis());
-        running.signal("INT");
-        running.ends().await.with_code(130);
     })
     .await;
 }

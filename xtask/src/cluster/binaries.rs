@@ -36,7 +36,7 @@ pub(crate) struct BuildArgs {
 }
 
 pub(crate) fn build(args: &BuildArgs) -> Result<()> {
-    packages::install()?;
+    packages::install(packages::FOR_CLUSTER)?;
     kubernetes()?;
     for ((name, package, version), wanted) in [(KWOK, args.kwok), (HELM, args.helm)] {
         if wanted {
@@ -73,6 +73,12 @@ pub(crate) fn kubernetes() -> Result<PathBuf> {
 /// The program that renders and checks charts.
 pub(crate) fn helm() -> Result<PathBuf> {
     let (name, package, version) = HELM;
+    installed(name, package, version)
+}
+
+/// The program that pretends nodes.
+pub(crate) fn kwok() -> Result<PathBuf> {
+    let (name, package, version) = KWOK;
     installed(name, package, version)
 }
 

@@ -9,7 +9,10 @@ use super::machine;
 use crate::workspace::run as run_shown;
 
 /// Programs and folders, and the package of Debian and Ubuntu that has them.
-const NEEDED: &[(&str, &str)] = &[
+type Needed = &'static [(&'static str, &'static str)];
+
+/// What a cluster consists of.
+pub(crate) const FOR_CLUSTER: Needed = &[
     ("etcd", "etcd-server"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -32,6 +35,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 
+/// What builds docker/Dockerfile, and its base.
+pub(crate) const FOR_IMAGES: Needed = &[("buildah", "buildah"), ("debootstrap", "debootstrap")];
+
 /// What pods of a cluster of this machine are connected by.
 pub(crate) const CNI_PROGRAMS: &str = "/usr/lib/cni";
 
@@ -42,23 +48,23 @@ const ROOTS_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 ///
 /// # Errors
 /// Names the command that installs the rest, where neither root nor sudo without a password is at hand.
-pub(crate) fn install() -> Result<()> {
-    let missing = missing(|name| find(name).is_some());
+pub(crate) fn install(needed: Needed) -> Result<()> {
+    let missing = missing(needed, |name| find(name).is_some());
     if missing.is_empty() {
         return Ok(());
     }
     let apt = ["install", "--yes", "--no-install-recommends"];
     let by_hand = format!("sudo apt-get {} {}", apt.join(" "), missing.join(" "));
     if find("apt-get").is_none() {
-        bail!("a cluster needs what Debian has in its packages {}: install their like", missing.join(", "));
+        bail!("this needs what Debian has in its packages {}: install their like", missing.join(", "));
     }
     let sudo = || Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|tried| tried.status.success());
     let words = match () {
         () if machine::is_root() => &["apt-get"][..],
         () if sudo() => &["sudo", "-n", "apt-get"][..],
-        () => bail!("a cluster needs packages that are not installed: `{by_hand}`"),
+        () => bail!("this needs packages that are not installed: `{by_hand}`"),
     };
-    eprintln!("installing packages that a cluster needs: {}", missing.join(" "));
+    eprintln!("installing packages: {}", missing.join(" "));
     let apt_get = |more: &[&str]| {
         run_shown(Command::new(words[0]).args(&words[1..]).args(more).env("DEBIAN_FRONTEND", "noninteractive"))
     };
@@ -68,8 +74,8 @@ pub(crate) fn install() -> Result<()> {
 }
 
 /// Packages of which something is not there, each once.
-fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
-    let mut packages: Vec<_> = NEEDED.iter().filter(|(name, _)| !is_there(name)).map(|(_, package)| *package).collect();
+fn missing(needed: Needed, is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let mut packages: Vec<_> = needed.iter().filter(|(name, _)| !is_there(name)).map(|(_, package)| *package).collect();
     packages.dedup();
     packages
 }
@@ -84,11 +90,14 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::missing;
+    use super::{FOR_CLUSTER, missing};
 
     #[test]
     fn a_package_is_named_once() {
-        assert_eq!(missing(|name| !matches!(name, "containerd" | "ctr" | "ip")), ["containerd", "iproute2"]);
-        assert!(missing(|_| true).is_empty());
+        assert_eq!(
+            missing(FOR_CLUSTER, |name| !matches!(name, "containerd" | "ctr" | "ip")),
+            ["containerd", "iproute2"]
+        );
+        assert!(missing(FOR_CLUSTER, |_| true).is_empty());
     }
 }

@@ -1,17 +1,22 @@
 //! How are Vonk's end-to-end tests run on a cluster?
 //!
-//! They are built with all that `cargo xtask test` builds, so that whoever has run that builds little more.
+//! They are built with all that `cargo xtask test` builds, so that whoever has run that builds little more. What measures is
+//! built as users build it.
 
+mod report;
+
+use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{image, up};
+use super::{binaries, image, up};
 use crate::check::ALL_PACKAGES;
 use crate::workspace::{cargo, run as run_shown, target_folder};
+use report::Report;
 
 /// The targets with these tests, in each package that has some: no other command runs them.
 const TESTS: [&str; 2] = ["--test", "cluster"];
@@ -22,6 +27,9 @@ const PROGRAM: (&str, &str) = ("pod_program", "localhost/vonk-it-program:dev");
 
 /// What tests read to find the program that they start outside.
 const PROGRAM_VARIABLE: &str = "VONK_TEST_PROGRAM";
+
+/// What tests read to find the program that pretends nodes.
+const KWOK_VARIABLE: &str = "VONK_TEST_KWOK";
 
 /// Two executors each fill two nodes of two CPUs; most of the time tests wait.
 const AT_A_TIME: &str = "--test-threads=2";
@@ -37,7 +45,7 @@ const MARKS: &str = "marks::";
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// Slow tests too.
+    /// Slow tests too; what came of it is written to docs/reports/kubernetes-tests.md.
     #[arg(long)]
     all: bool,
     /// Measures instead, and prints the figures.
@@ -49,42 +57,49 @@ pub(crate) struct TestArgs {
 
 /// Builds programs and tests, gives the nodes their images, and runs the tests. The cluster stays up.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
+    let profile = if args.marks { "release" } else { "debug" };
     let tests = || {
         let mut test = cargo();
         test.args(["test", "--locked", "--no-fail-fast"]).args(ALL_PACKAGES).args(TESTS);
+        test.args(args.marks.then_some("--release"));
         test
     };
     run_shown(tests().arg("--no-run"))?;
-    let environment = up::ensure()?;
-    give(&stripped(STOCK.0)?, STOCK.1, &image::NAMES)?;
-    let program = stripped(PROGRAM.0)?;
-    give(&program, PROGRAM.1, &[PROGRAM.0])?;
-    let run = |words: &[&str]| {
+    let mut environment: Vec<(&str, OsString)> =
+        up::ensure()?.into_iter().map(|(name, value)| (name, value.into())).collect();
+    image::give_as_users_get_it(&stripped(STOCK.0, profile)?, STOCK.1)?;
+    let program = stripped(PROGRAM.0, profile)?;
+    image::give(&program, PROGRAM.1, &[PROGRAM.0.to_owned()])?;
+    environment.push((PROGRAM_VARIABLE, program.into()));
+    if args.marks {
+        environment.push((KWOK_VARIABLE, binaries::kwok()?.into()));
+    }
+    let command = |words: &[&str]| {
         let mut test = tests();
-        test.arg("--").args(words).env(PROGRAM_VARIABLE, &program);
-        run_shown(test.envs(environment.iter().map(|(name, value)| (name, value))))
+        test.arg("--").args(words).envs(environment.iter().map(|(name, value)| (name, value)));
+        test
     };
     match (args.marks, args.all, args.filter.as_deref()) {
-        (true, ..) => run(&["--ignored", "--nocapture", ALONE, args.filter.as_deref().unwrap_or(MARKS)]),
-        (false, true, Some(filter)) => run(&["--include-ignored", ALONE, filter]),
+        (true, _, filter) => run_shown(&mut command(&["--ignored", "--nocapture", ALONE, filter.unwrap_or(MARKS)])),
+        (false, true, Some(filter)) => run_shown(&mut command(&["--include-ignored", ALONE, filter])),
         (false, true, None) => {
-            let beside_each_other = run(&["--include-ignored", AT_A_TIME, "--skip", MARKS, "--skip", OUTAGES]);
-            beside_each_other.and(run(&["--ignored", ALONE, OUTAGES]))
+            let mut report = Report::begin()?;
+            let beside_each_other =
+                report.run(&mut command(&["--include-ignored", AT_A_TIME, "--skip", MARKS, "--skip", OUTAGES]));
+            let alone = report.run(&mut command(&["--ignored", ALONE, OUTAGES]));
+            report.write()?;
+            beside_each_other.and(alone)
         }
-        (false, false, filter) => run(&[AT_A_TIME].into_iter().chain(filter).collect::<Vec<_>>()),
+        (false, false, filter) => run_shown(&mut command(&[AT_A_TIME].into_iter().chain(filter).collect::<Vec<_>>())),
     }
 }
 
 /// A program that was built with the tests, without what only debuggers read: half of its size, and every pod fetches it.
-fn stripped(program: &str) -> Result<PathBuf> {
+fn stripped(program: &str, profile: &str) -> Result<PathBuf> {
     let target = target_folder()?;
     let folder = target.join("cluster");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     let stripped = folder.join(program);
-    run_shown(Command::new("strip").arg("-o").arg(&stripped).arg(target.join("debug").join(program)))?;
+    run_shown(Command::new("strip").arg("-o").arg(&stripped).arg(target.join(profile).join(program)))?;
     Ok(stripped)
-}
-
-fn give(program: &Path, tag: &str, names: &[&str]) -> Result<()> {
-    image::give(program, tag, &names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
 }

@@ -77,7 +77,7 @@ fn bring_up(state: &State, nodes: u8) -> Result<()> {
         None => {
             let began = Instant::now();
             machine::need_namespaces()?;
-            packages::install()?;
+            packages::install(packages::FOR_CLUSTER)?;
             let programs = binaries::kubernetes()?;
             if state.folder().exists() {
                 eprintln!("removing what is left of an earlier cluster");

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod executors;
+mod marks;
 mod refusals;
 mod root;
 mod submission;

@@ -49,11 +49,26 @@ enum Job {
     Fail,
     /// Prints a line on stdout, and one from a task on stderr.
     Print,
+    /// Does something twice, and prints how many milliseconds the second time took.
+    Time {
+        /// What.
+        what: Timed,
+        /// So many samples, or lines of ten words.
+        size: u64,
+    },
     /// Nothing at all, and leaves with this code.
     Exit {
         /// Which.
         code: i32,
     },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Timed {
+    /// Throws darts: computing alone.
+    Pi,
+    /// Counts words: a shuffle of many small rows.
+    Words,
 }
 
 #[derive(clap::Args, Clone)]
@@ -124,6 +139,12 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
             });
             lines.collect()?.iter().for_each(|line| println!("{line}"));
         }
+        Job::Time { what, size } => {
+            time(ctx, what, size)?; // whoever starts is not measured
+            let began = std::time::Instant::now();
+            let result = time(ctx, what, size)?;
+            println!("{} ms, {result}", began.elapsed().as_millis());
+        }
         Job::Exit { code } => std::process::exit(code),
     }
     Ok(())
@@ -148,6 +169,38 @@ fn sums(ctx: &Context, shape: &Shape, hold: bool) -> vonk::Rdd<String> {
         lines.collect::<Vec<String>>()
     }));
     lines.erase()
+}
+
+/// Partitions of what is timed: two waves for two slots.
+const TIMED_PARTITIONS: u32 = 4;
+
+/// Words of which texts that are counted are made.
+const VOCABULARY: u64 = 100_000;
+
+fn time(ctx: &Context, what: Timed, size: u64) -> Result<u64, vonk::Error> {
+    let numbers = ctx.range_into(0..size, TIMED_PARTITIONS);
+    match what {
+        Timed::Pi => {
+            let inside = numbers.filter(|number| {
+                let dart = mixed(*number);
+                let (x, y) = ((dart >> 32) as f64, (dart & 0xffff_ffff) as f64);
+                x * x + y * y < 2.0_f64.powi(64)
+            });
+            inside.count()
+        }
+        Timed::Words => {
+            let words = numbers.flat_map(|line| (0..10).map(move |word| mixed(line * 10 + word) % VOCABULARY));
+            words.map(|word| (format!("word{word}"), 1_u64)).reduce_by_key(|a, b| a + b).count()
+        }
+    }
+}
+
+/// A number's bits, mixed (the finalizer of SplitMix64).
+fn mixed(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 fn print_sorted(mut lines: Vec<String>) {

@@ -1,6 +1,7 @@
 //! How does a program become an image of the cluster, without a registry and without Docker?
 
 mod archive;
+mod dockerfile;
 mod linked;
 
 use std::fs;
@@ -45,11 +46,14 @@ pub(crate) struct ImageArgs {
     /// The program's names in the image, the first of which is started by default (repeat it).
     #[arg(long = "as", default_values = NAMES)]
     names: Vec<String>,
+    /// Builds docker/Dockerfile with buildah and the binary, on a base made of this machine's Debian packages.
+    #[arg(long)]
+    dockerfile: bool,
     /// Writes the archive here instead of giving it to the nodes.
     #[arg(long)]
     output: Option<PathBuf>,
     /// Packs nothing and gives the nodes this archive, as `buildah push … oci-archive:FILE` and `docker save` write it.
-    #[arg(long, conflicts_with_all = ["release", "binary", "output"])]
+    #[arg(long, conflicts_with_all = ["release", "binary", "output", "dockerfile"])]
     archive: Option<PathBuf>,
 }
 
@@ -61,12 +65,33 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         Some(program) => program.clone(),
         None => build(args.release)?,
     };
+    if args.dockerfile {
+        return match &args.output {
+            Some(archive) => build_dockerfile(&program, &args.tag, archive),
+            None => give_as_users_get_it(&program, &args.tag),
+        };
+    }
     let image = pack(&program, &args.tag, &args.names)?;
     if let Some(archive) = &args.output {
         tell(&args.tag, image.write(archive)?);
         return Ok(());
     }
     give_packed(&image, &program, &args.tag)
+}
+
+/// Gives every node the image that docker/Dockerfile makes of the stock binary.
+pub(crate) fn give_as_users_get_it(program: &Path, tag: &str) -> Result<()> {
+    let folder = tempfile::tempdir_in(cache()?)?;
+    let archive = folder.path().join("image.tar");
+    build_dockerfile(program, tag, &archive)?;
+    give_to_nodes(&archive, &format!("image --dockerfile --tag {tag} --binary {}", program.display()))
+}
+
+fn build_dockerfile(program: &Path, tag: &str, archive: &Path) -> Result<()> {
+    dockerfile::build(program, tag, archive)?;
+    // Its one layer, and a few hundred bytes that describe it.
+    tell(tag, fs::metadata(archive).with_context(|| format!("read {}", archive.display()))?.len());
+    Ok(())
 }
 
 /// Gives every node an image of a program.
