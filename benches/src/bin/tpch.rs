@@ -20,6 +20,9 @@ use vonk_tpch::{Answer, Order, QUERIES, Query, Shape, register, tables};
 /// How many threads, slots or partitions every engine has.
 const CORES: usize = 2;
 
+/// What executors have unless told otherwise; only such runs are drawn.
+const USUAL_MEMORY: &str = "3g";
+
 /// As large as what other writers make by default.
 const ROWS_PER_GROUP: usize = 1 << 20;
 
@@ -39,7 +42,7 @@ struct Args {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Memory of one executor of the local cluster
-    #[arg(long, default_value = "3g")]
+    #[arg(long, default_value = USUAL_MEMORY)]
     executor_memory: String,
     /// Where data is kept between runs
     #[arg(long)]
@@ -96,6 +99,8 @@ struct Measured {
     name: String,
     ours: bool,
     seconds: Seconds,
+    /// The most memory that one of its executors had, in KiB, if it has some.
+    peak: Option<u64>,
 }
 
 impl Measured {
@@ -127,11 +132,31 @@ fn answer(ask: &Ask) -> Result<()> {
     } else {
         let ctx = Context::builder().args(&ask.vonk).build()?;
         let seconds = ctx.block_on(ask_all(ask, ctx.session()?))??;
+        if let Some(most) = executors()?.iter().filter_map(|&executor| peak(executor)).max() {
+            println!("PEAK {most}");
+        }
         ctx.stop();
         seconds
     };
     println!("RESULT {}", serde_json::to_string(&seconds)?);
     Ok(())
+}
+
+/// The processes that this one has started.
+fn executors() -> Result<Vec<u32>> {
+    let processes = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let parent = format!("PPid:\t{}", std::process::id());
+    let ours = |process: &u32| {
+        fs::read_to_string(format!("/proc/{process}/status"))
+            .is_ok_and(|status| status.lines().any(|line| line == parent))
+    };
+    Ok(processes.filter(ours).collect())
+}
+
+/// The most memory that a process had so far, in KiB.
+fn peak(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
 async fn ask_all(ask: &Ask, session: &SessionContext) -> Result<Seconds> {
@@ -195,14 +220,59 @@ fn compare(args: &Args) -> Result<()> {
         };
         let line = output.lines().find_map(|line| line.strip_prefix("RESULT "));
         let seconds = serde_json::from_str(line.with_context(|| format!("{name} reported nothing: {output}"))?)?;
-        let one = Measured { name, ours, seconds };
+        let peak = output.lines().find_map(|line| line.strip_prefix("PEAK ")?.parse().ok());
+        let one = Measured { name, ours, seconds, peak };
         eprintln!("{}: {:.2} s", one.name, one.total());
         let expected = expected.get_or_insert_with(|| answers.clone());
         check(&one, &wanted, expected, &answers);
         measured.push(one);
     }
     table(&wanted, &measured);
-    keep(args, &wanted, &measured)
+    let small = if args.peers_only { Vec::new() } else { small(&data, work.path())? };
+    keep(args, &wanted, &measured, &small)
+}
+
+/// How long the smallest of queries takes, all told: its name, milliseconds of each time, and the mark.
+fn small(data: &Path, work: &Path) -> Result<Vec<(&'static str, Vec<f64>, f64)>> {
+    const TIMES: usize = 11;
+    const TEXT: &str = "SELECT 1";
+    let (texts, answers) = (work.join("small"), work.join("small-answers"));
+    for folder in [&texts, &answers] {
+        fs::create_dir(folder)?;
+    }
+    fs::write(texts.join("one.sql"), TEXT)?;
+    let program = std::env::current_exe()?;
+    let mut ask = Command::new(&program);
+    ask.args(["ask", "--master", "local[2]"]).args([data, &texts, &answers]).arg(TIMES.to_string());
+    let said = run(&mut ask)?.stdout;
+    let line = said.lines().find_map(|line| line.strip_prefix("RESULT ")).context("nothing was reported")?;
+    let seconds: Seconds = serde_json::from_str(line)?;
+    let running = seconds.into_values().flatten().map(|seconds| seconds * 1_000.0).collect();
+    let shell = program.with_file_name("vonk");
+    let mut from_start = Vec::new();
+    for _ in 0..TIMES {
+        let began = Instant::now();
+        run(Command::new(&shell).args(["sql", "-e", TEXT]))?;
+        from_start.push(began.elapsed().as_secs_f64() * 1_000.0);
+    }
+    Ok(vec![("SELECT 1, in a session", running, 5.0), ("SELECT 1, from the start of the process", from_start, 60.0)])
+}
+
+/// Bytes of a size as `--executor-memory` takes it.
+fn bytes(size: &str) -> Option<f64> {
+    let unit = size.find(|c: char| !c.is_ascii_digit())?;
+    let factor = match size[unit..].to_ascii_lowercase().as_str() {
+        "m" | "mb" => 1_048_576.0,
+        "g" | "gb" => 1_073_741_824.0,
+        _ => return None,
+    };
+    size[..unit].parse::<f64>().ok().map(|number| number * factor)
+}
+
+fn median(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Who is measured, plain DataFusion first.
@@ -276,7 +346,7 @@ fn table(queries: &[&Query], measured: &[Measured]) {
 }
 
 /// Keeps figures and marks, and draws the totals if they are those of all queries.
-fn keep(args: &Args, queries: &[&Query], measured: &[Measured]) -> Result<()> {
+fn keep(args: &Args, queries: &[&Query], measured: &[Measured], small: &[(&str, Vec<f64>, f64)]) -> Result<()> {
     let scale = args.scale;
     let mut report = Report::new();
     head();
@@ -309,12 +379,26 @@ fn keep(args: &Args, queries: &[&Query], measured: &[Measured]) -> Result<()> {
             report.add(&format!("q6, {name}"), more, "ms more than DataFusion", Some(Mark::AtMost(30.0)), &[]);
         }
     }
+    for (what, times, most) in small {
+        report.add(what, median(times), "ms", Some(Mark::AtMost(*most)), &[("ms", times)]);
+    }
+    if let Some(peak) = measured.iter().find_map(|one| one.peak) {
+        let what = format!("most memory of an executor that may have {}", args.executor_memory);
+        let most = bytes(&args.executor_memory).map(|bytes| Mark::AtMost(bytes / 1_048_576.0));
+        report.add(&what, peak as f64 / 1_024.0, "MiB", most, &[]);
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let all = queries.len() == QUERIES.len();
-    let kept = root.join("results").join(format!("tpch-sf{scale}{}.json", if all { "" } else { "-some" }));
+    let usual = all && args.executor_memory == USUAL_MEMORY;
+    let which = match (all, usual) {
+        (_, true) => String::new(),
+        (true, false) => format!("-{}", args.executor_memory),
+        (false, false) => "-some".to_owned(),
+    };
+    let kept = root.join("results").join(format!("tpch-sf{scale}{which}.json"));
     report.keep(&kept)?;
     eprintln!("kept as {}; {} of {} figures missed their mark", kept.display(), report.missed(), report.figures.len());
-    if all {
+    if usual {
         let mut totals: Vec<Bar> =
             measured.iter().map(|one| Bar { name: one.name.clone(), value: one.total(), ours: one.ours }).collect();
         totals.sort_by(|a, b| a.value.total_cmp(&b.value));
