@@ -54,7 +54,9 @@ async fn what_a_crashed_executor_printed_is_kept_whoever_is_left() {
             assert_eq!(processes.len(), 2, "who stays, and the program");
             signal(name, processes[process]);
             running.says("lost e1").await;
-            ground.until("its log is kept", async || ground.kept("00000001-e1.log").await.is_some()).await;
+            let log = async || ground.kept("00000001-e1.log").await;
+            let kept = async || log().await.is_some_and(|log| log.contains("a task waits"));
+            ground.until(&format!("its log is kept after SIG{name}"), kept).await;
             ground.notes.open_gate("go").await.unwrap();
             running.ends().await;
             let (cause, why) = ground.losses().await.remove(0);

@@ -113,6 +113,7 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
         }
         Job::Wait { tasks } => {
             let numbers = ctx.range_into(0..u64::from(tasks), tasks).map(|number| {
+                eprintln!("a task waits");
                 note("runs");
                 pass("go");
                 number
