@@ -79,12 +79,15 @@ enum Place {
 /// A partition on the local disk; its file goes with it.
 struct OnDisk {
     path: PathBuf,
+    bytes: u64,
+    spill: SpillDir,
 }
 
 impl Drop for OnDisk {
     fn drop(&mut self) {
         // The folder goes with the executor, whatever happens here.
         let _ = fs::remove_file(&self.path);
+        self.spill.give_back(self.bytes);
     }
 }
 
@@ -265,15 +268,18 @@ impl Inner {
 
     fn write_file(&self, key: Key, pieces: &[Bytes]) -> Option<OnDisk> {
         let name = format!("cached-{}-{}-{}", key.0.0, key.1.0, self.files.fetch_add(1, Ordering::Relaxed));
+        let head = head(pieces);
+        let bytes = pieces.iter().chain([&head]).map(|piece| piece.len() as u64).sum();
         let written = self.spill.path().map_err(|failure| failure.to_string()).and_then(|folder| {
-            let on_disk = OnDisk { path: folder.join(name) };
-            let write = || -> io::Result<()> {
+            let write = || -> io::Result<OnDisk> {
+                self.spill.take(bytes)?;
+                let on_disk = OnDisk { path: folder.join(name), bytes, spill: self.spill.clone() };
                 let mut file = File::create_new(&on_disk.path)?;
-                file.write_all(&head(pieces))?;
-                pieces.iter().try_for_each(|piece| file.write_all(piece))
+                file.write_all(&head)?;
+                pieces.iter().try_for_each(|piece| file.write_all(piece))?;
+                Ok(on_disk)
             };
-            write().map_err(|error| self.spill.failure("write a cached partition", &error).to_string())?;
-            Ok(on_disk)
+            write().map_err(|error| self.spill.failure("write a cached partition", &error).to_string())
         });
         written.inspect_err(|error| tracing::warn!(error, "keep a cached partition on disk: dropped")).ok()
     }
@@ -374,7 +380,7 @@ mod tests {
             root: Path::from("root"),
             io: io.clone(),
         };
-        let blocks = Blocks::new(pool.clone(), SpillDir::new(folder.to_owned()), remote);
+        let blocks = Blocks::new(pool.clone(), SpillDir::new(folder.to_owned(), u64::MAX), remote);
         (pool, blocks)
     }
 

@@ -27,6 +27,25 @@ pub const DISK: Setting = Setting::new(
 )
 .aliases(&["spark.local.dir"]);
 
+/// How much an executor may spill.
+pub const DISK_MAX: Setting = Setting::new(
+    "executor.disk_max",
+    Kind::Bytes,
+    "0",
+    "How much may lie in executor.disk at a time; a task that needs more fails and is tried elsewhere. 0 is as much as there is room for; in pods, never more than 90 % of k8s.executor.disk.",
+);
+
+/// The value of [`DISK_MAX`]: as many bytes as there can be if nothing limits them.
+///
+/// # Errors
+/// It is no size.
+pub(crate) fn disk_max(values: &Values) -> Result<u64, InvalidSetting> {
+    Ok(match DISK_MAX.bytes(values)? {
+        0 => u64::MAX,
+        most => most,
+    })
+}
+
 /// How long an executor lives without a driver.
 pub const LOST_AFTER: Setting = Setting::new(
     "executor.driver_lost_after",
@@ -72,7 +91,7 @@ pub const DRAIN_GRACE: Setting = Setting::new(
 );
 
 /// Every key of this crate.
-pub const SETTINGS: &[Setting] = &[MEMORY, DISK, HEARTBEAT_INTERVAL, LOST_AFTER, DRAIN_GRACE];
+pub const SETTINGS: &[Setting] = &[MEMORY, DISK, DISK_MAX, HEARTBEAT_INTERVAL, LOST_AFTER, DRAIN_GRACE];
 
 /// What an executor in the driver's own process is started with.
 #[derive(Clone)]

@@ -786,8 +786,15 @@ mod tests {
         let (_connect, connections) = mpsc::channel(CONNECTIONS);
         let (orders, ordered) = mpsc::channel(1);
         let disk = std::env::temp_dir();
-        let me =
-            Me { app: AppId(7), epoch: Epoch(1), executor: ExecutorId(3), program: "abc".into(), disk, printed: None };
+        let me = Me {
+            app: AppId(7),
+            epoch: Epoch(1),
+            executor: ExecutorId(3),
+            program: "abc".into(),
+            disk,
+            disk_taken: 0,
+            printed: None,
+        };
         let minute = Some(Duration::from_secs(60));
         let service = Service::new(me, None, Arc::new(Nothing), Handle::current(), connections, ordered, minute);
         let begun = Instant::now();

@@ -3,12 +3,15 @@
 //! An executor makes one folder, at the first spill, beside a file that it keeps locked while it lives. The system frees
 //! the lock however the process ends, so whoever finds a lock free may remove the folder. Spill files have no name at
 //! all: the system frees them with their last handle.
+//!
+//! Whoever writes there takes room first. A task that finds none fails, and is tried elsewhere: a pod that fills its volume
+//! would be evicted, with every task on it.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::{Failure, FailureKind};
@@ -30,8 +33,15 @@ pub struct SpillDir {
 
 struct Inner {
     base: PathBuf,
+    room: Arc<Room>,
     made: Mutex<Option<Arc<Made>>>,
     ended: AtomicBool,
+}
+
+/// How many bytes may lie there, and how many do.
+struct Room {
+    most: u64,
+    taken: AtomicU64,
 }
 
 struct Made {
@@ -41,9 +51,23 @@ struct Made {
 }
 
 impl SpillDir {
-    /// A folder below `base`, which is made when it is first needed.
-    pub(crate) fn new(base: PathBuf) -> Self {
-        Self { inner: Arc::new(Inner { base, made: Mutex::default(), ended: AtomicBool::new(false) }) }
+    /// A folder below `base`, which is made when it is first needed, with room for so many bytes.
+    pub(crate) fn new(base: PathBuf, most: u64) -> Self {
+        let room = Arc::new(Room { most, taken: AtomicU64::new(0) });
+        Self { inner: Arc::new(Inner { base, room, made: Mutex::default(), ended: AtomicBool::new(false) }) }
+    }
+
+    /// Takes room for bytes that are about to be written. Whoever takes it gives it back when they are gone.
+    ///
+    /// # Errors
+    /// There is not so much: [`io::ErrorKind::StorageFull`].
+    pub fn take(&self, bytes: u64) -> io::Result<()> {
+        self.inner.room.take(bytes)
+    }
+
+    /// Gives back what was taken.
+    pub fn give_back(&self, bytes: u64) {
+        self.inner.room.give_back(bytes);
     }
 
     /// A new file. It goes when it and its readers are dropped, and when the process ends, however that ends.
@@ -53,7 +77,7 @@ impl SpillDir {
     pub fn create(&self) -> Result<SpillFile, Failure> {
         let folder = self.path()?;
         let file = tempfile::tempfile_in(&folder).map_err(|error| self.failure("create a spill file", &error))?;
-        Ok(SpillFile { file: Arc::new(file), length: 0 })
+        Ok(SpillFile { file: Arc::new(Counted { file, length: AtomicU64::new(0), room: self.inner.room.clone() }) })
     }
 
     /// The folder, for parts that make files of their own in it. It exists.
@@ -102,6 +126,25 @@ impl SpillDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%error, base = %self.inner.base.display(), "look for left-over spill folders"),
         }
+    }
+}
+
+impl Room {
+    fn take(&self, bytes: u64) -> io::Result<()> {
+        let Self { most, taken } = self;
+        let fits = |now: u64| now.checked_add(bytes).filter(|then| then <= most);
+        match taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(()),
+            Err(now) => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("{} MiB of the {} MiB that may be spilled are taken", now >> 20, most >> 20),
+            )),
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let before = self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more is given back than was taken");
     }
 }
 
@@ -175,35 +218,52 @@ fn sweep(base: &Path) -> io::Result<usize> {
 
 /// A file of spilled bytes: written once from its start, then read at any place by any number of readers. Unbuffered.
 pub struct SpillFile {
-    file: Arc<File>,
-    length: u64,
+    file: Arc<Counted>,
+}
+
+/// A file and the room that it takes.
+struct Counted {
+    file: File,
+    length: AtomicU64,
+    room: Arc<Room>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.room.give_back(*self.length.get_mut());
+    }
 }
 
 impl SpillFile {
     /// How many bytes were written.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.length
+        self.file.length.load(Ordering::Relaxed)
     }
 
     /// Whether nothing was written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.len() == 0
     }
 
     /// Reads `length` bytes from `offset` on, or as many as were written; the reader keeps the file alive.
     #[must_use]
     pub fn reader(&self, offset: u64, length: u64) -> SpillReader {
-        let end = offset.saturating_add(length).min(self.length);
+        let end = offset.saturating_add(length).min(self.len());
         SpillReader { file: self.file.clone(), at: offset, end }
     }
 }
 
 impl io::Write for SpillFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write_at(bytes, self.length)?;
-        self.length += written as u64;
+        let Counted { file, length, room } = &*self.file;
+        let wanted = bytes.len() as u64;
+        room.take(wanted)?;
+        // Only this handle writes.
+        let written = file.write_at(bytes, length.load(Ordering::Relaxed)).inspect_err(|_| room.give_back(wanted))?;
+        room.give_back(wanted - written as u64);
+        length.fetch_add(written as u64, Ordering::Relaxed);
         Ok(written)
     }
 
@@ -214,7 +274,7 @@ impl io::Write for SpillFile {
 
 /// Reads a part of a spill file. Unbuffered.
 pub struct SpillReader {
-    file: Arc<File>,
+    file: Arc<Counted>,
     at: u64,
     end: u64,
 }
@@ -226,7 +286,7 @@ impl io::Read for SpillReader {
         if wanted == 0 {
             return Ok(0);
         }
-        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        let read = self.file.file.read_at(&mut buffer[..wanted], self.at)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -248,7 +308,7 @@ mod tests {
     #[test]
     fn spilled_bytes_are_read_back_from_anywhere_and_leave_nothing() {
         let base = tempfile::tempdir().unwrap();
-        let spill = SpillDir::new(base.path().join("deep/er"));
+        let spill = SpillDir::new(base.path().join("deep/er"), u64::MAX);
         let mut file = spill.create().unwrap();
         file.write_all(b"hello ").unwrap();
         file.write_all(b"world").unwrap();
@@ -266,14 +326,14 @@ mod tests {
     #[test]
     fn nothing_is_made_before_it_is_needed() {
         let base = tempfile::tempdir().unwrap();
-        let _spill = SpillDir::new(base.path().join("later"));
+        let _spill = SpillDir::new(base.path().join("later"), u64::MAX);
         assert_eq!(entries(base.path()), 0);
     }
 
     #[test]
     fn folders_of_the_dead_go_and_those_of_the_living_stay() {
         let base = tempfile::tempdir().unwrap();
-        let living = SpillDir::new(base.path().to_owned());
+        let living = SpillDir::new(base.path().to_owned(), u64::MAX);
         fs::write(living.path().unwrap().join("block"), b"needed").unwrap();
         // What a killed process leaves: a lock that nobody holds, and its folder.
         fs::write(base.path().join("vonk-spill-dead.lock"), b"").unwrap();
@@ -292,9 +352,27 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let file = base.path().join("no-folder");
         fs::write(&file, b"").unwrap();
-        let failure = SpillDir::new(file.join("spill")).create().err().unwrap();
+        let failure = SpillDir::new(file.join("spill"), u64::MAX).create().err().unwrap();
         assert_eq!(failure.kind, FailureKind::Disk);
         assert!(failure.message.starts_with("create a spill folder on "), "{failure}");
         assert!(failure.message.contains("MiB free of"), "{failure}");
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_room_is_refused_before_it_is_written() {
+        let base = tempfile::tempdir().unwrap();
+        let spill = SpillDir::new(base.path().to_owned(), 3 << 20);
+        let (mut one, mut other) = (spill.create().unwrap(), spill.create().unwrap());
+        one.write_all(&vec![1; 2 << 20]).unwrap();
+        let error = other.write_all(&vec![1; 2 << 20]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(error.to_string(), "2 MiB of the 3 MiB that may be spilled are taken");
+        assert!(other.is_empty());
+        // A reader keeps the file, and the file its room.
+        let reader = one.reader(0, 1);
+        drop(one);
+        assert!(other.write_all(&vec![1; 2 << 20]).is_err());
+        drop(reader);
+        other.write_all(&vec![1; 2 << 20]).unwrap();
     }
 }

@@ -69,7 +69,7 @@ pub fn in_process(config: ExecutorConfig, runner: Arc<dyn BodyRunner>, io: Handl
     drop(connect);
     let (_, orders) = mpsc::channel(1);
     // What it prints is on the driver's own terminal.
-    let me = Me { app, epoch, executor: id, program, disk, printed: None };
+    let me = Me { app, epoch, executor: id, program, disk, disk_taken: 0, printed: None };
     let means = Means { slots, memory, store, root, settings };
     let service = Service::new(me, Some(means), runner, io.clone(), connections, orders, None);
     let running = io.spawn(service.run());
@@ -101,6 +101,12 @@ pub struct Birth {
     pub program: String,
     /// The folder under which it makes one of its own for what does not fit into memory.
     pub disk: PathBuf,
+    /// How many bytes of what it may keep there others have taken already, for as long as it lives.
+    #[serde(default)]
+    pub disk_taken: u64,
+    /// The folder with files that go along with the program, for the program's own use.
+    #[serde(default)]
+    pub files: Option<PathBuf>,
     /// Where it listens; by default on a free port of 127.0.0.1.
     #[serde(default = "local")]
     pub listen: SocketAddr,
@@ -153,6 +159,8 @@ impl Birth {
             executor,
             program,
             disk,
+            disk_taken: 0,
+            files: None,
             listen: local(),
             lost_after_ms: millis(config::LOST_AFTER.duration(settings)?),
             drain_grace_ms: millis(config::DRAIN_GRACE.duration(settings)?),
@@ -292,7 +300,7 @@ fn listen(
     orders: mpsc::Receiver<Order>,
 ) -> Result<impl Future<Output = End> + use<>, Error> {
     let tls = Arc::new(proto::tls::server_config(&birth.identity, birth.app)?);
-    let Birth { app, epoch, executor, program, disk, .. } = birth.clone();
+    let Birth { app, epoch, executor, program, disk, disk_taken, .. } = birth.clone();
     let printed = birth.printed.as_deref().and_then(|path| match Own::open(path) {
         Ok(own) => Some(Arc::new(own)),
         Err(error) => {
@@ -300,7 +308,7 @@ fn listen(
             None
         }
     });
-    let me = Me { app, epoch, executor, program, disk, printed };
+    let me = Me { app, epoch, executor, program, disk, disk_taken, printed };
     let (connect, connections) = mpsc::channel(CONNECTIONS);
     let lost_after = Some(Duration::from_millis(birth.lost_after_ms));
     Ok(async move {

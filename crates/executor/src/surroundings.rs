@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::blocks::{Blocks, Remote};
 use crate::compute_pool::ComputePool;
+use crate::config;
 use crate::memory::{Pool, working_bytes};
 use crate::printed::Own;
 use crate::spill::SpillDir;
@@ -26,6 +27,7 @@ pub(crate) struct Me {
     pub(crate) executor: ExecutorId,
     pub(crate) program: String,
     pub(crate) disk: PathBuf,
+    pub(crate) disk_taken: u64,
     pub(crate) printed: Option<Arc<Own>>,
 }
 
@@ -79,7 +81,8 @@ pub(crate) fn set_up(me: &Me, means: Means, runner: Arc<dyn BodyRunner>, io: Han
     let budget = Budget::from_settings(memory, slots, &settings)
         .map_err(|error| Failure::from_error(FailureKind::Query, &error))?;
     let pool = Pool::new(working_bytes(memory), slots);
-    let spill = SpillDir::new(me.disk.clone());
+    let most = config::disk_max(&settings).map_err(|error| Failure::from_error(FailureKind::Query, &error))?;
+    let spill = SpillDir::new(me.disk.clone(), most.saturating_sub(me.disk_taken));
     let remote = Remote { app, epoch, store: store.clone(), root: root.clone(), io: io.clone() };
     let around = Surroundings {
         app,

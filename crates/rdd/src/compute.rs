@@ -53,6 +53,20 @@ pub trait SpillSpace: Send + Sync {
     /// # Errors
     /// When the disk is full or fails.
     fn create(&self) -> std::io::Result<File>;
+
+    /// Takes room for bytes that are about to be written. Unless limited, there is always some.
+    ///
+    /// # Errors
+    /// There is not so much.
+    fn take(&self, bytes: u64) -> std::io::Result<()> {
+        let _ = bytes;
+        Ok(())
+    }
+
+    /// Gives back what was taken, once the bytes are gone.
+    fn give_back(&self, bytes: u64) {
+        let _ = bytes;
+    }
 }
 
 /// What an executor gives to a task: field by field its own task context.

@@ -145,29 +145,56 @@ impl Drop for Loan {
 /// Records on local disk, in an order. The file vanishes with it.
 struct Run {
     file: File,
+    room: Room,
+}
+
+/// Room on the local disk, which is given back with it.
+struct Room {
+    spill: Arc<dyn SpillSpace>,
+    bytes: u64,
+}
+
+impl Room {
+    fn take(&mut self, bytes: u64) -> io::Result<()> {
+        self.spill.take(bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.spill.give_back(self.bytes);
+    }
 }
 
 impl Run {
     /// Writes records in the order given.
     fn write<T: Data>(resources: &Resources, records: impl Iterator<Item = Result<T, Error>>) -> Result<Self, Error> {
         let mut file = BufWriter::with_capacity(WRITE_BUFFER_BYTES, resources.spill.create().map_err(Error::Spill)?);
+        let mut room = Room { spill: Arc::clone(&resources.spill), bytes: 0 };
         let (mut scratch, mut bytes) = (Vec::new(), 0);
         for record in records {
             scratch.clear();
             codec::encode_into(&record?, &mut scratch)?;
             bytes += 4 + scratch.len() as u64;
             let length = u32::try_from(scratch.len()).map_err(|_| too_large(scratch.len()))?;
+            if bytes > room.bytes {
+                // As much as is written at once, so that rows do not ask one by one.
+                room.take((bytes - room.bytes).max(WRITE_BUFFER_BYTES as u64)).map_err(Error::Spill)?;
+            }
             file.write_all(&length.to_le_bytes()).and_then(|()| file.write_all(&scratch)).map_err(Error::Spill)?;
         }
         let file = file.into_inner().map_err(|error| Error::Spill(error.into_error()))?;
         (resources.note)(bytes);
-        Ok(Self { file })
+        Ok(Self { file, room })
     }
 
     fn read<T: Data>(mut self) -> Result<Records<T>, Error> {
         self.file.rewind().map_err(Error::Spill)?;
         Ok(Records {
             file: BufReader::with_capacity(READ_BUFFER_BYTES, self.file),
+            _room: self.room,
             scratch: Vec::new(),
             record: std::marker::PhantomData,
         })
@@ -181,6 +208,7 @@ fn too_large(bytes: usize) -> Error {
 /// The records of a run.
 struct Records<T> {
     file: BufReader<File>,
+    _room: Room,
     scratch: Vec<u8>,
     record: std::marker::PhantomData<fn() -> T>,
 }
@@ -783,6 +811,28 @@ pub(crate) mod tests {
         }
     }
 
+    /// Has room for so many bytes.
+    struct SmallDisk {
+        most: u64,
+        taken: AtomicU64,
+    }
+
+    impl SpillSpace for SmallDisk {
+        fn create(&self) -> io::Result<File> {
+            tempfile::tempfile()
+        }
+
+        fn take(&self, bytes: u64) -> io::Result<()> {
+            let fits = |taken: u64| Some(taken + bytes).filter(|taken| *taken <= self.most);
+            let taken = self.taken.fetch_update(Atomic::SeqCst, Atomic::SeqCst, fits);
+            taken.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
+        }
+
+        fn give_back(&self, bytes: u64) {
+            self.taken.fetch_sub(bytes, Atomic::SeqCst);
+        }
+    }
+
     struct Setup {
         resources: Resources,
         pool: Arc<Pool>,
@@ -878,6 +928,20 @@ pub(crate) mod tests {
         assert!(matches!(failed, Some(Error::Spill(_))));
         drop(sorter);
         assert_eq!(setup.pool.lent.load(Atomic::SeqCst), 0);
+    }
+
+    #[test]
+    fn what_is_spilled_takes_room_until_it_is_read_and_no_more_than_there_is() {
+        let disk = Arc::new(SmallDisk { most: 8 << 20, taken: AtomicU64::new(0) });
+        let spilled = |rows: u64| {
+            let setup = setup(1 << 20, disk.clone());
+            let mut sorter = Sorter::new(setup.resources.clone(), by_key(false));
+            (0..rows).find_map(|n| sorter.push((n, "x".repeat(100_000))).err())
+        };
+        assert!(spilled(50).is_none());
+        assert_eq!(disk.taken.load(Atomic::SeqCst), 0, "what was spilled is gone");
+        assert!(matches!(spilled(1_000), Some(Error::Spill(_))));
+        assert_eq!(disk.taken.load(Atomic::SeqCst), 0);
     }
 
     #[test]

@@ -100,7 +100,9 @@ fn advice(kind: &FailureKind) -> Option<&'static str> {
         FailureKind::Lost(LossCause::Program) => {
             "the task's own code ended its process; run it in local[1] under a debugger, or look at the lines above"
         }
-        FailureKind::Disk => "free space on the spill volume, or set executor.disk to another folder",
+        FailureKind::Disk => {
+            "free space on the spill volume, raise executor.disk_max (k8s.executor.disk of pods), or set executor.disk to another folder"
+        }
         FailureKind::StoreUnavailable => "check that the object store can be reached, then run the program again",
         FailureKind::StoreDenied => "check the store's URL and the rights of the credentials in the environment",
         FailureKind::NotDeterministic => {
@@ -130,7 +132,14 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
             || cause.is::<model::setting::InvalidSetting>()
             || matches!(
                 cause.downcast_ref(),
-                Some(Error::Config(_) | Error::Master(_) | Error::Setting(_) | Error::Store(_) | Error::MemoryStore(_))
+                Some(
+                    Error::Config(_)
+                        | Error::Master(_)
+                        | Error::Setting(_)
+                        | Error::Store(_)
+                        | Error::MemoryStore(_)
+                        | Error::Attached(_)
+                )
             )
     });
     if configuration {

@@ -140,11 +140,27 @@ impl SpillSpace for Spill {
         let folder = self.0.path().map_err(std::io::Error::other)?;
         tempfile::tempfile_in(folder)
     }
+
+    fn take(&self, bytes: u64) -> std::io::Result<()> {
+        self.0.take(bytes)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.0.give_back(bytes);
+    }
 }
 
 #[cfg(feature = "sql")]
 impl sql::SpillSpace for Spill {
     fn folder(&self) -> Result<std::path::PathBuf, Failure> {
         self.0.path()
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), Failure> {
+        self.0.take(bytes).map_err(|error| self.0.failure("spill rows", &error))
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.0.give_back(bytes);
     }
 }
