@@ -2,6 +2,7 @@
 //!
 //! By their roots: a Job in cluster mode, a Lease in client mode. No server of ours keeps a list.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
@@ -25,7 +26,7 @@ use crate::refusal::Request;
 use crate::request::{RequestError, ask, insist};
 use crate::root::LASTS;
 use crate::seen::{Container, Phase, Seen};
-use crate::why::{self, Situation, Waiting};
+use crate::why::{self, Note, Sentence, Situation, Waiting};
 use model::exit;
 
 /// Where the driver is.
@@ -332,6 +333,15 @@ pub async fn see(cluster: &Cluster, root: Root) -> Result<Seeing, RequestError> 
     Ok(Seeing { root, drivers, executors })
 }
 
+/// The latest that Events tell of pods, by the pod's uid.
+pub(crate) type Notes = BTreeMap<String, Note>;
+
+/// Why an application is not further, the worst first.
+pub(crate) struct Waits {
+    pub(crate) driver: Vec<Sentence>,
+    pub(crate) executors: Vec<Sentence>,
+}
+
 impl Seeing {
     /// What of it concerns a person.
     #[must_use]
@@ -339,13 +349,12 @@ impl Seeing {
         let app = self.root.app()?;
         let drivers: Vec<Seen> = self.drivers.iter().filter_map(Seen::of_any).collect();
         let executors: Vec<Seen> = self.executors.iter().filter_map(|pod| Seen::of(pod, app)).collect();
-        let mut waits = Vec::new();
-        let mut end = None;
-        if let Root::Job(job) = &self.root {
-            end = driver::end(job, &drivers);
-            waits.extend(driver::waits(job, drivers.last(), &Told::default(), Timestamp::default()));
-        }
-        waits.extend(why::sentences(&situation(&self.executors, &executors), &waiting(&executors)));
+        let end = match &self.root {
+            Root::Job(job) => driver::end(job, &drivers),
+            Root::Lease(_) => None,
+        };
+        let Waits { driver, executors: of_executors } = self.waits(&Notes::new(), None, Timestamp::default());
+        let waits = driver.into_iter().chain(of_executors);
         let line = |who: String, seen: &Seen| PodLine {
             who,
             pod: seen.name.clone(),
@@ -356,9 +365,25 @@ impl Seeing {
         Some(Status {
             application: self.root.application(namespace, now)?,
             pods: lines.chain(executors.iter().map(|seen| line(seen.executor.to_string(), seen))).collect(),
-            waits: waits.into_iter().map(|sentence| sentence.text).collect(),
+            waits: waits.map(|sentence| sentence.text).collect(),
             end,
         })
+    }
+
+    /// What waits and why, with what Events tell: of pods, and of a Job that could not make its pod.
+    pub(crate) fn waits(&self, notes: &Notes, of_job: Option<String>, clock: Timestamp) -> Waits {
+        let driver = match &self.root {
+            Root::Job(job) => {
+                let pod = self.drivers.last().and_then(Seen::of_any);
+                let told = Told { pod: pod.as_ref().and_then(|pod| notes.get(&pod.uid)).cloned(), job: of_job };
+                driver::waits(job, pod.as_ref(), &told, clock)
+            }
+            Root::Lease(_) => Vec::new(),
+        };
+        let of = |app| self.executors.iter().filter_map(move |pod| Seen::of(pod, app));
+        let executors: Vec<Seen> = self.root.app().map(|app| of(app).collect()).unwrap_or_default();
+        let situation = Situation { now: clock, ..situation(&self.executors, &executors) };
+        Waits { driver, executors: why::sentences(&situation, &waiting(&executors, notes)) }
     }
 
     /// Why executors ended whose pods are still there.
@@ -411,9 +436,9 @@ fn situation(pods: &[Pod], executors: &[Seen]) -> Situation {
     }
 }
 
-fn waiting(executors: &[Seen]) -> Vec<Waiting<'_>> {
+fn waiting<'a>(executors: &'a [Seen], notes: &'a Notes) -> Vec<Waiting<'a>> {
     let pending = executors.iter().filter(|seen| seen.phase == Phase::Pending && !seen.deleted);
-    pending.map(|seen| Waiting { seen, note: None }).collect()
+    pending.map(|seen| Waiting { seen, note: notes.get(&seen.uid) }).collect()
 }
 
 /// How far a pod has come, in a few words.

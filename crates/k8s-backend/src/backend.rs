@@ -155,6 +155,8 @@ pub struct PodConfig {
     pub owner: OwnerReference,
     /// The program's SHA-256 in hex; none if the stock binary serves.
     pub program: Option<String>,
+    /// Files that go along with it, as pods are told.
+    pub attached: String,
     /// The program's architecture as Kubernetes calls it, `amd64` or `arm64`; any if none.
     pub architecture: Option<String>,
     /// URL of the store.
@@ -173,6 +175,7 @@ impl PodConfig {
                 name: self.name.clone(),
                 image: self.executors.image.clone(),
                 program: self.program.clone(),
+                attached: self.attached.clone(),
                 architecture: self.architecture.clone(),
                 store: self.store.clone(),
             },

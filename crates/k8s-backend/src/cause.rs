@@ -101,6 +101,7 @@ fn ended(seen: &Seen, ours: Ours, code: i32, reason: &str, message: &str) -> (Lo
         (81, _) => (LossCause::Start, format!("could not fetch its program or listen{last}")),
         (82, _) => (LossCause::Start, format!("fetched a program with another hash{last}")),
         (83, _) => (LossCause::Start, format!("could not execute its program{last}")),
+        (84, _) => (LossCause::Start, format!("was refused by the store{last}")),
         (126..=128, _) | (_, "StartError" | "ContainerCannotRun") => {
             (LossCause::Start, format!("could not start: exit code {code}{last}; does its image have vonk-executor?"))
         }
@@ -216,6 +217,7 @@ mod tests {
             ("6 not fetched", Some(exit(81, "Error")), NOT_OURS),
             ("6 wrong hash", Some(exit(82, "Error")), NOT_OURS),
             ("6 cannot exec", Some(exit(83, "Error")), NOT_OURS),
+            ("6 refused by the store", Some(exit(84, "Error")), NOT_OURS),
             ("6 no such command", Some(exit(128, "StartError")), NOT_OURS),
             ("6 init container", Some(init), NOT_OURS),
             ("6 image", Some(fatal), NOT_OURS),

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::access::Cluster;
 use crate::answer::within;
-use crate::applications::{Mode, Root, Seeing, ago, unheard};
-use crate::driver::{self, Standing, Told, standing};
+use crate::applications::{Mode, Root, Seeing, Waits, ago, unheard};
+use crate::driver::{self, Standing, standing};
 use crate::follow::when;
 use crate::names::CONTAINER;
 use crate::quantity::number;
@@ -20,6 +20,7 @@ use crate::request::RequestError;
 use crate::root::LASTS;
 use crate::seen::Seen;
 use crate::sweep;
+use crate::why::Note;
 use model::exit;
 
 /// Lines of a log that are shown.
@@ -56,7 +57,9 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(severity: Severity, says: impl Into<String>) -> Self {
+    /// One without lines.
+    #[must_use]
+    pub fn new(severity: Severity, says: impl Into<String>) -> Self {
         Self { severity, says: says.into(), lines: Vec::new() }
     }
 }
@@ -104,12 +107,13 @@ pub async fn gather(cluster: &Cluster, seeing: &Seeing) -> Result<Gathered, Requ
     Ok(gathered)
 }
 
-/// What is wrong, the worst first; a note that nothing is, if nothing is.
+/// What is wrong, the worst first; a note that nothing is, if nothing is. `told` is what others know: the store, the driver.
 #[must_use]
-pub fn findings(seeing: &Seeing, gathered: &Gathered, namespace: &str, now: Wall) -> Vec<Finding> {
-    let mut findings = Vec::new();
+pub fn findings(seeing: &Seeing, gathered: &Gathered, told: Vec<Finding>, namespace: &str, now: Wall) -> Vec<Finding> {
+    let mut findings = told;
+    let waits = waits(seeing, gathered, now);
     match &seeing.root {
-        Root::Job(_) => of_driver(seeing, gathered, &mut findings),
+        Root::Job(_) => of_driver(seeing, gathered, &waits, &mut findings),
         Root::Lease(lease) => {
             if let Some(silent) = unheard(lease, now).filter(|silent| *silent > LASTS) {
                 let says = format!(
@@ -121,11 +125,18 @@ pub fn findings(seeing: &Seeing, gathered: &Gathered, namespace: &str, now: Wall
             }
         }
     }
-    of_executors(seeing, gathered, namespace, now, &mut findings);
+    of_executors(seeing, gathered, &waits, (namespace, now), &mut findings);
     findings.extend(gathered.quotas.iter().flat_map(of_quota));
     findings.extend(of_events(seeing, gathered, now));
     let unseen = gathered.unseen.iter().map(|what| Finding::new(Severity::Note, format!("not looked at: {what}")));
     findings.extend(unseen);
+    // The driver says the same, and since when.
+    let mut said: Vec<String> = Vec::new();
+    findings.retain(|finding| {
+        let again = said.iter().any(|before| before.starts_with(&finding.says));
+        said.push(finding.says.clone());
+        !again
+    });
     if findings.iter().all(|finding| finding.severity == Severity::Note) {
         let says = match seeing.root.state(now).as_str() {
             "succeeded" => "it has succeeded: nothing is wrong".to_owned(),
@@ -138,7 +149,38 @@ pub fn findings(seeing: &Seeing, gathered: &Gathered, namespace: &str, now: Wall
     findings
 }
 
-fn of_driver(seeing: &Seeing, gathered: &Gathered, findings: &mut Vec<Finding>) {
+/// Why driver and executors wait, with the latest event of each pod.
+fn waits(seeing: &Seeing, gathered: &Gathered, now: Wall) -> Waits {
+    // Before 1970 there was no cluster.
+    let clock = |time: Wall| Timestamp::from_millis(u64::try_from(time.as_millisecond()).unwrap_or_default());
+    let mut latest: BTreeMap<String, (Option<Wall>, Note)> = BTreeMap::new();
+    for event in &gathered.events {
+        let Some(uid) = event.involved_object.uid.clone() else { continue };
+        let happened = when(event);
+        let note = Note {
+            reason: event.reason.clone().unwrap_or_default(),
+            message: event.message.clone().unwrap_or_default(),
+            since: event.first_timestamp.as_ref().map(|time| time.0).or(happened).map_or(clock(now), clock),
+        };
+        match latest.get(&uid) {
+            Some((before, _)) if *before > happened => {}
+            _ => drop(latest.insert(uid, (happened, note))),
+        }
+    }
+    let notes = latest.into_iter().map(|(uid, (_, note))| (uid, note)).collect();
+    let of_job = match &seeing.root {
+        Root::Job(job) => {
+            let about = |event: &&Event| {
+                event.reason.as_deref() == Some("FailedCreate") && event.involved_object.uid == job.metadata.uid
+            };
+            gathered.events.iter().filter(about).max_by_key(|event| when(event)).and_then(|event| event.message.clone())
+        }
+        Root::Lease(_) => None,
+    };
+    seeing.waits(&notes, of_job, clock(now))
+}
+
+fn of_driver(seeing: &Seeing, gathered: &Gathered, waits: &Waits, findings: &mut Vec<Finding>) {
     let Root::Job(job) = &seeing.root else { return };
     let drivers: Vec<Seen> = seeing.drivers.iter().filter_map(Seen::of_any).collect();
     let log = || {
@@ -149,35 +191,27 @@ fn of_driver(seeing: &Seeing, gathered: &Gathered, findings: &mut Vec<Finding>) 
         let says = format!("it has ended with exit code {}: {}", end.code, end.why);
         findings.push(Finding { lines: log(), ..Finding::new(Severity::Fatal, says) });
     }
-    let failed_create = gathered.events.iter().filter(|event| event.reason.as_deref() == Some("FailedCreate"));
-    let about =
-        failed_create.filter(|event| event.involved_object.uid == job.metadata.uid).max_by_key(|event| when(event));
-    let told = Told { pod: None, job: about.and_then(|event| event.message.clone()) };
     let severity = match standing(job) {
         Standing::Queued | Standing::HalfMade => Severity::Note,
         _ => Severity::Fatal,
     };
-    for sentence in driver::waits(job, drivers.last(), &told, Timestamp::default()) {
-        findings.push(Finding::new(severity, sentence.text));
-    }
+    findings.extend(waits.driver.iter().map(|sentence| Finding::new(severity, sentence.text.clone())));
     if drivers.len() > 1 {
         let says = format!("its driver was started {} times: the program has begun anew each time", drivers.len());
         findings.push(Finding::new(Severity::Warning, says));
     }
 }
 
-fn of_executors(seeing: &Seeing, gathered: &Gathered, namespace: &str, now: Wall, findings: &mut Vec<Finding>) {
-    let Some(status) = seeing.status(namespace, now) else { return };
-    let none_runs = !status.pods.iter().any(|pod| pod.who != "driver" && pod.state == "running");
+fn of_executors(
+    seeing: &Seeing,
+    gathered: &Gathered,
+    waits: &Waits,
+    (namespace, now): (&str, Wall),
+    findings: &mut Vec<Finding>,
+) {
+    let none_runs = !seeing.executors.iter().any(|pod| Seen::of_any(pod).is_some_and(|seen| seen.runs()));
     let severity = if none_runs { Severity::Fatal } else { Severity::Warning };
-    let of_drivers = match &seeing.root {
-        Root::Job(job) => {
-            let drivers: Vec<Seen> = seeing.drivers.iter().filter_map(Seen::of_any).collect();
-            driver::waits(job, drivers.last(), &Told::default(), Timestamp::default()).len()
-        }
-        Root::Lease(_) => 0,
-    };
-    findings.extend(status.waits.iter().skip(of_drivers).map(|wait| Finding::new(severity, wait.clone())));
+    findings.extend(waits.executors.iter().map(|wait| Finding::new(severity, wait.text.clone())));
     let ended: Vec<_> =
         seeing.executors.iter().filter(|pod| Seen::of_any(pod).is_some_and(|seen| seen.ended())).collect();
     for (pod, says) in ended.iter().zip(seeing.ends()) {
@@ -250,12 +284,16 @@ mod tests {
     use crate::pod::tests::executor_pods;
 
     fn text(seeing: &Seeing, gathered: &Gathered) -> String {
+        text_told(seeing, gathered, Vec::new())
+    }
+
+    fn text_told(seeing: &Seeing, gathered: &Gathered, told: Vec<Finding>) -> String {
         let now = "2026-01-01T12:00:00Z".parse().unwrap();
         let say = |finding: Finding| {
             let lines: String = finding.lines.iter().map(|line| format!("\n    {line}")).collect();
             format!("{:?}: {}{lines}", finding.severity, finding.says)
         };
-        findings(seeing, gathered, "a", now).into_iter().map(say).collect::<Vec<_>>().join("\n")
+        findings(seeing, gathered, told, "a", now).into_iter().map(say).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -309,5 +347,42 @@ mod tests {
         Note: it is running: nothing is wrong
         Note: not looked at: Events: forbidden
         ");
+    }
+
+    #[test]
+    fn what_only_events_and_the_driver_know_is_said() {
+        let app = executor_pods().of.app;
+        let mut executor = executor_pods().pod(1, &Default::default());
+        executor.metadata.uid = Some("e".into());
+        executor.status = Some(manifest::read("{phase: Pending}").unwrap());
+        let mut other = executor_pods().pod(2, &Default::default());
+        other.metadata.uid = Some("f".into());
+        other.status = Some(manifest::read("{phase: Pending}").unwrap());
+        let executors = vec![executor, other];
+        let seeing = Seeing { root: root(app, "nightly", "{active: 1, ready: 1}"), drivers: Vec::new(), executors };
+        let event = |uid: &str, reason: &str, message: &str, at: &str| -> Event {
+            manifest::read(&format!(
+                "{{metadata: {{name: {uid}-{at}}}, involvedObject: {{uid: {uid}}}, reason: {reason}, message: '{message}', firstTimestamp: '2026-01-01T11:59:{at}Z', lastTimestamp: '2026-01-01T11:59:{at}Z'}}"
+            ))
+            .unwrap()
+        };
+        let gathered = Gathered {
+            events: vec![
+                event("e", "FailedMount", "MountVolume.SetUp failed for volume \"s\" : secret \"db\" not found", "50"),
+                event("e", "Scheduled", "on node-a", "40"),
+                event("f", "Pulling", "Pulling image", "19"),
+            ],
+            ..Gathered::default()
+        };
+        let quota = "running with 2 of 10 executors: exceeded quota: q, used: pods=2, limited: pods=2 (for 40 s)";
+        let told = vec![
+            Finding::new(Severity::Warning, quota),
+            Finding::new(Severity::Fatal, "cannot start e1: secret \"db\" not found (for 9 s)"),
+        ];
+        insta::assert_snapshot!(text_told(&seeing, &gathered, told), @r#"
+        Fatal: cannot start e1: secret "db" not found (for 9 s)
+        Fatal: pulling image r/vonk:9 (41 s)
+        Warning: running with 2 of 10 executors: exceeded quota: q, used: pods=2, limited: pods=2 (for 40 s)
+        "#);
     }
 }

@@ -144,6 +144,7 @@ fn pod_end(pod: &Seen, memory: u64) -> End {
         (81, _) => End::new(exit::LOST, format!("the driver pod could not fetch its program{last}")),
         (82, _) => End::new(exit::LOST, format!("the driver pod fetched a program with another hash{last}")),
         (83, _) => End::new(exit::REFUSED, format!("the driver pod could not execute its program{last}")),
+        (84, _) => End::new(exit::REFUSED, format!("the store refuses the driver pod{last}")),
         (126..=128, _) | (_, "StartError" | "ContainerCannotRun") => {
             let why = format!(
                 "the driver pod could not start: exit code {exit_code}{last}; does its image have vonk-driver?"
@@ -396,6 +397,7 @@ pub(crate) mod tests {
             ("its own disk", exited(137, "Error", disk)),
             ("not fetched", exited(81, "Error", "")),
             ("not executed", exited(83, "Error", "")),
+            ("refused by the store", exited(84, "Error", "")),
             ("no such command", exited(128, "StartError", "")),
             ("vanished", pod("{phase: Running}")),
         ];

@@ -47,6 +47,9 @@ pub const CONTAINER: &str = "vonk";
 /// The port on which executors listen.
 pub const PORT: u16 = 7079;
 
+/// What precedes the path of a program that is in the image.
+pub const IN_IMAGE: &str = "local://";
+
 /// The environment variables by which a pod tells its process what it is.
 pub mod variables {
     /// What the process is to be: [`super::Role::word`].
@@ -64,8 +67,11 @@ pub mod variables {
     /// The pod's uid.
     pub const POD_UID: &str = "VONK_POD_UID";
 
-    /// The SHA-256 of the program.
+    /// The SHA-256 of the program; or [`super::IN_IMAGE`] and the path of one that the image has.
     pub const PROGRAM: &str = "VONK_PROGRAM";
+
+    /// The files that go along with the program: what each is, its SHA-256, its name.
+    pub const ATTACHED: &str = "VONK_ATTACHED";
 
     /// The URL of the store.
     pub const STORE: &str = "VONK_STORE";

@@ -40,8 +40,10 @@ pub struct AppPods {
     pub name: String,
     /// The image.
     pub image: String,
-    /// The program's SHA-256 in hex; none if the stock binary serves.
+    /// The program's SHA-256 in hex, or [`names::IN_IMAGE`] and its path; none if the stock binary serves.
     pub program: Option<String>,
+    /// Files that go along with it, as the program reads them; empty if there are none.
+    pub attached: String,
     /// The program's architecture as Kubernetes calls it: `amd64` or `arm64`. Any if the stock binary serves.
     pub architecture: Option<String>,
     /// URL of the store.
@@ -289,6 +291,9 @@ fn own_environment(pod: &mut Pod, of: &AppPods, identity: &[(&str, String)]) {
     let from = EnvVarSource { field_ref: Some(uid), ..EnvVarSource::default() };
     env.push(EnvVar { name: variables::POD_UID.to_owned(), value: None, value_from: Some(from) });
     env.extend(of.program.clone().map(|program| variable(variables::PROGRAM, program)));
+    if !of.attached.is_empty() {
+        env.push(variable(variables::ATTACHED, of.attached.clone()));
+    }
     env.push(variable(variables::STORE, of.store.clone()));
 }
 
@@ -327,6 +332,7 @@ pub(crate) mod tests {
             name: "nightly".into(),
             image: "r/vonk:9".into(),
             program: Some("0123abcd".into()),
+            attached: String::new(),
             architecture: Some("amd64".into()),
             store: "s3://bucket/vonk".into(),
         }
@@ -381,6 +387,20 @@ pub(crate) mod tests {
     #[test]
     fn a_driver() {
         insta::assert_snapshot!(yaml(&driver_pod().pod()));
+    }
+
+    #[test]
+    fn files_that_go_along_are_told_to_both() {
+        let of = AppPods { attached: "file:ab#a.txt".into(), ..app_pods() };
+        let pods = [
+            ExecutorPods { of: of.clone(), ..executor_pods() }.pod(1, &BTreeSet::new()),
+            DriverPod { of, ..driver_pod() }.pod(),
+        ];
+        for mut pod in pods {
+            let env = ours(&mut pod).unwrap().env.take().unwrap();
+            let told = env.into_iter().find(|variable| variable.name == variables::ATTACHED);
+            assert_eq!(told.and_then(|variable| variable.value), Some("file:ab#a.txt".to_owned()));
+        }
     }
 
     #[test]

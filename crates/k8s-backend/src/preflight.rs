@@ -17,6 +17,7 @@ use crate::names::{CONTAINER, Role};
 use crate::pod::ExecutorPods;
 use crate::quantity::number;
 use crate::refusal::{Answer, Request, Verdict, judge};
+use crate::request::{RequestError, insist};
 use crate::rights::{Part, yaml};
 use crate::template::weakens_restricted;
 
@@ -112,6 +113,15 @@ async fn looked(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>, AccessErro
         Part::Driver | Part::Client => trial("executor", within(pods.create(&dry(), &executor)).await.err()),
     });
     Ok(checks)
+}
+
+/// Asks the API server what it would say to an executor, and makes nothing.
+///
+/// # Errors
+/// What it would say.
+pub async fn try_executor(cluster: &Cluster, executors: &ExecutorPods) -> Result<(), RequestError> {
+    let (pods, pod, dry): (Api<Pod>, _, _) = (cluster.api(), executors.pod(1, &Default::default()), dry());
+    insist("try to create an executor", Request::Create, || pods.create(&dry, &pod)).await.map(drop)
 }
 
 fn dry() -> PostParams {

@@ -9,12 +9,30 @@ use std::path::{Path, PathBuf};
 use model::setting::{InvalidSetting, Kind, Setting, Values};
 
 /// The keys of the facade itself.
-pub const SETTINGS: &[Setting] = &[APP_NAME, MASTER, STORE, EVENT_LOG, PROGRESS, LOG];
+pub const SETTINGS: &[Setting] = &[APP_NAME, FILES, ARCHIVES, MASTER, STORE, EVENT_LOG, PROGRESS, LOG];
 
 /// The application's name.
 pub const APP_NAME: Setting =
     Setting::new("app.name", Kind::Text, "", "What people call the application; the program's file name if empty.")
         .aliases(&["spark.app.name"]);
+
+/// Files that go along.
+pub const FILES: Setting = Setting::new(
+    "app.files",
+    Kind::Text,
+    "",
+    "Files that go along to driver and executors, with commas between; PATH#NAME gives one another name. vonk::attached finds them.",
+)
+.aliases(&["spark.files"]);
+
+/// Archives that go along.
+pub const ARCHIVES: Setting = Setting::new(
+    "app.archives",
+    Kind::Text,
+    "",
+    "As app.files, of tar archives, plain or packed by gzip, which are unpacked into folders of their names.",
+)
+.aliases(&["spark.archives"]);
 
 /// Where executors are.
 pub const MASTER: Setting = Setting::new(
@@ -148,6 +166,7 @@ const RESERVED: &[&str] = &[
     "VONK_PROGRAM",
     "VONK_FETCHED",
     "VONK_TIMEOUT_MS",
+    "VONK_ATTACHED",
     "VONK_PRINTED",
     "VONK_CONFIG",
     "VONK_CACHE",

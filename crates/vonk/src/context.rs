@@ -28,6 +28,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
+use crate::attached::{self, Attached};
 use crate::config::{self, Config};
 use crate::history::{History, Writers};
 use crate::master::{Master, ParseMasterError};
@@ -58,6 +59,9 @@ pub enum StartError {
     /// There is no room for temporary files.
     #[error("prepare local files")]
     Scratch(#[from] scratch::Error),
+    /// Files cannot go along.
+    #[error(transparent)]
+    Attached(#[from] attached::Error),
     /// Threads for I/O cannot be started.
     #[error("start the I/O threads")]
     Threads(#[source] std::io::Error),
@@ -200,7 +204,7 @@ struct Shared {
     /// End once the driver has let go of what feeds them.
     history: Option<Writers>,
     /// Removed after everything that may use it has ended.
-    _own: Option<scratch::Own>,
+    _own: [Option<scratch::Own>; 2],
 }
 
 impl Deref for Context {
@@ -230,11 +234,19 @@ impl Context {
         };
         let disk = executor::config::DISK.value(values);
         let base = if disk.is_empty() { std::env::temp_dir() } else { PathBuf::from(disk) };
+        let attached = attached::listed(values)?;
         let (store, root, store_url, own) = open_store(config, &master, &base)?;
         let disk = match &own {
             Some(own) => own.path().to_owned(),
             None => scratch::folder(&base)?,
         };
+        let own_files = match (&own, attached.is_empty()) {
+            (None, false) => Some(scratch::Own::make(&disk)?),
+            _ => None,
+        };
+        if let Some(own) = own_files.as_ref().or(own.as_ref()).filter(|_| !attached.is_empty()) {
+            attached::place(&attached, own.path())?;
+        }
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
@@ -283,15 +295,18 @@ impl Context {
             io: &io,
             terminal: &terminal,
             keep: history.as_ref().map(|history| Arc::clone(&history.keep)),
+            attached: &attached,
         };
-        let Backend { cluster, executable, identity, allocation, slots, memory } = parts.backend(&master)?;
+        let Backend { cluster, executable, identity, allocation, slots, memory, disk_max } = parts.backend(&master)?;
+        let mut settings = values.clone();
+        settings.extend(disk_max.map(|most| (executor::config::DISK_MAX.key.to_owned(), most.to_string())));
         let driver = Driver::start(
             DriverConfig {
                 app,
                 epoch,
                 name,
                 master: master.to_string(),
-                settings: values.clone(),
+                settings,
                 store: Arc::clone(&store),
                 store_url: store_url.clone(),
                 root: root.clone(),
@@ -319,7 +334,7 @@ impl Context {
         });
         let history = history.map(|history| history.begin(&io, Arc::clone(&store), root.clone()));
         let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
-        let shared = Arc::new(Shared { driver, terminal, progress, started, history, _own: own });
+        let shared = Arc::new(Shared { driver, terminal, progress, started, history, _own: [own, own_files] });
         let interrupted = CancellationToken::new();
         let application = watch_signals(&runtime, &shared, &interrupted, ctrl_c);
         Ok(Self {
@@ -464,6 +479,9 @@ pub(crate) struct DriverParts<'a> {
     pub(crate) terminal: &'a Terminal,
     /// Keeps what executors printed.
     pub(crate) keep: Option<KeepPrinted>,
+    /// Files that go along.
+    #[cfg_attr(not(feature = "k8s"), expect(dead_code, reason = "only pods must be sent them"))]
+    pub(crate) attached: &'a [Attached],
 }
 
 /// Where executors come from, and what they are.
@@ -477,6 +495,8 @@ pub(crate) struct Backend {
     pub(crate) slots: u32,
     /// Bytes of one executor.
     pub(crate) memory: u64,
+    /// Bytes that one executor may spill, if that is not what the settings say.
+    pub(crate) disk_max: Option<u64>,
 }
 
 impl DriverParts<'_> {
@@ -502,7 +522,7 @@ impl DriverParts<'_> {
                 };
                 let cluster = LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
                 let (executable, allocation) = (Executable::current(), Allocation::fixed(1));
-                Ok(Backend { cluster, executable, identity: None, allocation, slots, memory })
+                Ok(Backend { cluster, executable, identity: None, allocation, slots, memory, disk_max: None })
             }
             &Master::LocalCluster { executors, slots, memory } => {
                 let memory = match memory {
@@ -516,12 +536,13 @@ impl DriverParts<'_> {
                 // Number and hash are filled in for each process.
                 let who = (self.app, self.epoch, ExecutorId(0));
                 let birth = Birth::new(executor, who, String::new(), self.disk, values)?;
+                let birth = Birth { files: attached::folder(), ..birth };
                 let terminal = self.terminal.clone();
                 let output = Arc::new(move |line: &[u8]| terminal.print(line));
                 let config = ProcessConfig { executable: executable.clone(), birth, output, keep: self.keep };
                 let cluster = ProcessBackend::new(config, self.io.clone());
                 let (identity, allocation) = (Some(driver), Allocation::fixed(executors));
-                Ok(Backend { cluster, executable, identity, allocation, slots, memory })
+                Ok(Backend { cluster, executable, identity, allocation, slots, memory, disk_max: None })
             }
             #[cfg(feature = "k8s")]
             Master::Kubernetes { url } => crate::kubernetes::start::start(self, url.as_deref()),

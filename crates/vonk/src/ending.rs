@@ -1,6 +1,6 @@
 //! What ends a process before its program does?
 //!
-//! Signals and, for a driver that is a pod, the time it was given. Whoever has an application stops it and ends the process; while
+//! Signals and the time that a driver was given. Whoever has an application stops it and ends the process; while
 //! there is none, [`guard`] ends it at once: the first process of a container ignores every signal that it does not handle.
 
 use std::sync::LazyLock;
@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-#[cfg(feature = "k8s")]
 pub(crate) use guarded::guard;
 
 /// Applications of this process that end it themselves.
@@ -42,7 +41,6 @@ pub(crate) async fn time_is_over() {
 /// What is said when it is over.
 pub(crate) const TOO_LONG: &str = "it ran longer than --timeout";
 
-#[cfg(feature = "k8s")]
 mod guarded {
     use std::io;
     use std::time::Duration;

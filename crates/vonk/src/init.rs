@@ -2,8 +2,13 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::runners::Runners;
+
+/// After so many milliseconds a driver ends by itself. Whoever starts it says so.
+pub(crate) const TIMEOUT: &str = "VONK_TIMEOUT_MS";
 
 /// Gives the process its role. The first line of `main` of every program that uses Vonk.
 ///
@@ -15,12 +20,15 @@ use crate::runners::Runners;
 pub fn init() {
     // A second call finds the provider installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let Ok(role) = std::env::var(driver::backend::processes::ROLE) else { return };
+    let Ok(role) = std::env::var(driver::backend::processes::ROLE) else { return end_in_time() };
     #[cfg(feature = "k8s")]
     if crate::kubernetes::pod::is_one() {
         let filter = std::env::var(crate::config::variable(crate::config::LOG.key)).unwrap_or_default();
         if let Err(error) = crate::kubernetes::parent::take_place(&filter) {
-            refuse(error.exit_code(), error.into());
+            let (code, help) = (error.exit_code(), error.help());
+            eprintln!("{}", crate::report::report(&error.into()));
+            help.iter().for_each(|help| eprintln!("help: {help}"));
+            std::process::exit(code)
         }
     }
     match role.as_str() {
@@ -28,6 +36,22 @@ pub fn init() {
         #[cfg(feature = "k8s")]
         role if crate::kubernetes::pod::is_driver(role) => {}
         role => panic!("VONK_ROLE is `{role}`, which this executable does not know"),
+    }
+}
+
+/// Sees that a driver that was given a time ends when it is over, whatever its program does. A second call does nothing.
+fn end_in_time() {
+    static GUARDED: AtomicBool = AtomicBool::new(false);
+    let Ok(text) = std::env::var(TIMEOUT) else { return };
+    if GUARDED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let guarded = match text.parse().map(Duration::from_millis) {
+        Ok(time) => crate::ending::guard(Some(time)).map_err(anyhow::Error::new),
+        Err(error) => Err(anyhow::Error::new(error).context(format!("read {TIMEOUT}: `{text}`"))),
+    };
+    if let Err(error) = guarded {
+        refuse(i32::from(model::exit::WRONG), error)
     }
 }
 
@@ -43,6 +67,7 @@ fn serve() -> ! {
     #[cfg(not(feature = "k8s"))]
     let born = born_locally();
     let served = born.and_then(|birth| {
+        birth.files.iter().for_each(|folder| crate::attached::found_in(folder));
         executor::start::serve(birth, Arc::new(Runners)).map_err(|error| (error.exit_code(), error.into()))
     });
     match served {

@@ -19,6 +19,7 @@
 //! ```
 
 mod args;
+mod attached;
 #[cfg(feature = "sql")]
 mod bridge;
 #[cfg(feature = "commands")]
@@ -47,6 +48,7 @@ pub mod shell;
 mod telemetry;
 
 pub use args::Args;
+pub use attached::{NotAttached, attached};
 #[cfg(feature = "sql")]
 pub use bridge::{FromBatches, ToDataFrame, ToRdd};
 #[cfg(feature = "commands")]

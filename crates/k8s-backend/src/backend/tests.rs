@@ -27,6 +27,7 @@ fn backend(api: &FakeApi, settings: &[(&str, &str)]) -> (Arc<PodBackend>, Events
         name: pods.of.name,
         owner: pods.owner,
         program: None,
+        attached: String::new(),
         architecture: None,
         store: pods.of.store,
         memory: pods.memory,

@@ -104,6 +104,7 @@ impl Ground {
             name: self.app.name.clone(),
             owner: self.root.owner().clone(),
             program: None,
+            attached: String::new(),
             architecture: None,
             store: "s3://nowhere".into(),
             memory: 64 << 20,

@@ -70,6 +70,7 @@ impl Place {
             name: "a test".into(),
             image,
             program: None,
+            attached: String::new(),
             architecture: None,
             store: "s3://nowhere".into(),
         };
@@ -342,7 +343,7 @@ async fn a_submitter_needs_its_role_and_no_more() {
     let seeing = see(&cluster, find(&cluster, &failed.app).await.unwrap()).await.unwrap();
     let gathered = gather(&cluster, &seeing).await.unwrap();
     assert_eq!(gathered.unseen, Vec::<String>::new());
-    let found = findings(&seeing, &gathered, cluster.namespace(), Wall::now());
+    let found = findings(&seeing, &gathered, Vec::new(), cluster.namespace(), Wall::now());
     assert_eq!(found[0].severity, Severity::Fatal);
     assert!(found[0].says.contains("the program panicked") && found[0].lines == ["wrong"], "{found:#?}");
     remove(&cluster, &seeing.root).await.unwrap();

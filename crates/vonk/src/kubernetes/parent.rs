@@ -55,7 +55,7 @@ const PASSED_ON: [(SignalKind, Signal); 6] = [
 /// `filter` says what is logged.
 ///
 /// # Errors
-/// The program cannot be fetched or executed, or cannot be guarded.
+/// The program or what goes along with it cannot be fetched, or it cannot be executed or guarded.
 pub(crate) fn take_place(filter: &str) -> Result<(), pod::Error> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -67,8 +67,10 @@ pub(crate) fn take_place(filter: &str) -> Result<(), pod::Error> {
             pod::guard()?;
             match pod::become_program()? {}
         }
+        pod::fetch_attached()?;
         stay(filter);
     }
+    pod::find_attached();
     pod::guard()
 }
 

@@ -6,23 +6,27 @@
 use std::convert::Infallible;
 use std::env::{self, VarError};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
 use driver::Executable;
 use executor::start::Birth;
-use k8s_backend::names::variables::{APP, EPOCH, EXECUTOR, PROGRAM, STORE, TIMEOUT};
-use k8s_backend::names::{PORT, Role};
+use k8s_backend::names::variables::{APP, ATTACHED, EPOCH, EXECUTOR, PROGRAM, STORE, TIMEOUT};
+use k8s_backend::names::{IN_IMAGE, PORT, Role};
 use model::setting::{InvalidSetting, Values};
 use model::{AppId, Epoch, ExecutorId};
+use object_store::ObjectStore;
+use object_store::path::Path as StorePath;
 use proto::tls::Identity;
 
-use super::program;
+use super::{program, sent};
 
 /// Set once the program was fetched: whoever finds another one then does not fetch it again.
 const FETCHED: &str = "VONK_FETCHED";
@@ -36,6 +40,9 @@ const TOLD_EPOCH: &str = "/vonk/work/.epoch";
 /// The only folder of a pod that can be written.
 pub(crate) const WORK: &str = "/vonk/work";
 
+/// Where the files are that go along with the program.
+const FILES: &str = "/vonk/work/files";
+
 /// Where the files of the application's keys are.
 const TLS: &str = "/vonk/tls";
 
@@ -45,6 +52,8 @@ const NOT_FETCHED: i32 = 81;
 const OTHER_PROGRAM: i32 = 82;
 /// The program cannot be executed.
 const NO_EXEC: i32 = 83;
+/// The store refuses this pod.
+const DENIED: i32 = 84;
 
 /// Why a process in a pod cannot take its role.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +83,9 @@ pub enum Error {
     /// The program cannot be fetched.
     #[error(transparent)]
     Program(#[from] program::Error),
+    /// Files that go along cannot be fetched.
+    #[error(transparent)]
+    Sent(#[from] sent::Error),
     /// Threads cannot be started.
     #[error("start the threads that fetch the program")]
     Threads(#[source] io::Error),
@@ -107,9 +119,28 @@ impl Error {
         match self {
             Self::OtherProgram { .. } | Self::Program(program::Error::Hash { .. }) => OTHER_PROGRAM,
             Self::Exec { .. } => NO_EXEC,
+            _ if self.is_denied() => DENIED,
             _ => NOT_FETCHED,
         }
     }
+
+    /// What is to be done about it, if that is known. The last line that a pod prints is the one that people are shown.
+    pub(crate) fn help(&self) -> Option<String> {
+        let store = env::var(STORE).unwrap_or_default();
+        let role = env::var(driver::backend::processes::ROLE).unwrap_or_default();
+        self.is_denied().then(|| refused_by(&store, &role))
+    }
+
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Program(error) | Self::Sent(sent::Error::Program(error)) if error.is_denied())
+    }
+}
+
+fn refused_by(store: &str, role: &str) -> String {
+    let folder = store.split('?').next().unwrap_or_default();
+    format!(
+        "{folder} refuses this pod: set k8s.{role}.secret_env.* to a Secret with keys that may use it, or k8s.{role}.service_account to an account with the cloud's identity"
+    )
 }
 
 /// Whether this process is in a pod that an application has made.
@@ -146,23 +177,38 @@ pub(crate) fn guard() -> Result<(), Error> {
 /// The pod names none, or what was fetched is another one.
 pub(crate) fn is_program() -> Result<bool, Error> {
     let wanted = variable::<String>(PROGRAM)?;
-    let found = Executable::current().hash()?;
-    match found == wanted {
+    let (same, found) = match in_image(&wanted) {
+        Some(path) => {
+            let file = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+            let this = env::current_exe().unwrap_or_default();
+            (file(path).is_some_and(|wanted| Some(wanted) == file(&this)), this.display().to_string())
+        }
+        None => {
+            let found = Executable::current().hash()?;
+            (found == wanted, found)
+        }
+    };
+    match same {
         false if env::var_os(FETCHED).is_some() => Err(Error::OtherProgram { wanted, found }),
         same => Ok(same),
     }
 }
 
-/// Fetches the program and becomes it.
+/// Where a program is that the image has.
+fn in_image(program: &str) -> Option<&Path> {
+    program.strip_prefix(IN_IMAGE).map(Path::new)
+}
+
+/// Fetches the program, unless the image has it, and becomes it.
 ///
 /// # Errors
 /// It cannot be fetched or executed.
 pub(crate) fn become_program() -> Result<Infallible, Error> {
     let wanted = variable::<String>(PROGRAM)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Threads)?;
-    let (store, root) = shuffle::store::open(&variable::<String>(STORE)?)?;
-    let path = runtime.block_on(program::fetch(&store, &root, &wanted, Path::new(WORK)))?;
-    runtime.shutdown_background();
+    let path = match in_image(&wanted) {
+        Some(path) => path.to_owned(),
+        None => fetched(async |store, root| program::fetch(store, root, &wanted, Path::new(WORK)).await)?,
+    };
     let mut arguments = env::args_os();
     let mut command = Command::new(&path);
     if let Some(name) = arguments.next() {
@@ -172,6 +218,41 @@ pub(crate) fn become_program() -> Result<Infallible, Error> {
     Err(Error::Exec { path, source })
 }
 
+/// Fetches the files that go along with the program, if any do.
+///
+/// # Errors
+/// They cannot be fetched.
+pub(crate) fn fetch_attached() -> Result<(), Error> {
+    match attached().as_str() {
+        "" => Ok(()),
+        told => fetched(async |store, root| sent::fetch(store, root, told, Path::new(FILES)).await),
+    }
+}
+
+/// From now on, this process finds the files that go along.
+pub(crate) fn find_attached() {
+    if !attached().is_empty() {
+        crate::attached::found_in(Path::new(FILES));
+    }
+}
+
+/// Which files go along, as pods are told; empty if none do.
+pub(crate) fn attached() -> String {
+    env::var(ATTACHED).unwrap_or_default()
+}
+
+/// Fetches something from the store, before there are other threads.
+fn fetched<T, E>(fetch: impl AsyncFnOnce(&Arc<dyn ObjectStore>, &StorePath) -> Result<T, E>) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Threads)?;
+    let (store, root) = shuffle::store::open(&variable::<String>(STORE)?)?;
+    let fetched = runtime.block_on(fetch(&store, &root));
+    runtime.shutdown_background();
+    Ok(fetched?)
+}
+
 /// What an executor in a pod must know before it listens.
 ///
 /// # Errors
@@ -179,8 +260,23 @@ pub(crate) fn become_program() -> Result<Infallible, Error> {
 pub(crate) fn birth() -> Result<Birth, Error> {
     let epoch = Epoch(variable(EPOCH)?);
     let who = (variable::<AppId>(APP)?, epoch, ExecutorId(variable(EXECUTOR)?));
-    let birth = Birth::new(identity()?, who, variable(PROGRAM)?, PathBuf::from(WORK), &Values::new())?;
-    Ok(Birth { listen: address(), end_with_parent: false, printed: printed(), ..birth })
+    let program = variable::<String>(PROGRAM)?;
+    let program = if in_image(&program).is_some() { Executable::current().hash()? } else { program };
+    let birth = Birth::new(identity()?, who, program, PathBuf::from(WORK), &Values::new())?;
+    // The volume that it spills to holds its program, too.
+    let disk_taken = size(Path::new(WORK));
+    Ok(Birth { listen: address(), end_with_parent: false, printed: printed(), disk_taken, ..birth })
+}
+
+/// How many bytes the files in a folder have. What cannot be looked at counts as nothing.
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 /// Where the end of what this process prints is kept; nothing if nobody stays with it.
@@ -244,7 +340,7 @@ pub(crate) fn told_epoch() -> Option<Epoch> {
 pub(crate) struct DriverPod {
     /// The application.
     pub(crate) app: AppId,
-    /// The SHA-256 of the program.
+    /// The SHA-256 of the program, or where the image has it.
     pub(crate) program: String,
 }
 
@@ -290,4 +386,20 @@ pub(crate) fn variable<T: FromStr<Err: std::fmt::Display>>(name: &'static str) -
         VarError::NotUnicode(_) => wrong("it is no text".to_owned()),
     })?;
     text.parse().map_err(|error| wrong(format!("`{text}`: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_refuses_is_named_with_what_to_set() {
+        let source = object_store::Error::PermissionDenied { path: "p".into(), source: "403".into() };
+        let denied = program::Error::Store { what: "fetch", key: "p".into(), source };
+        let error = Error::Program(denied);
+        assert_eq!(error.exit_code(), DENIED);
+        assert!(error.help().is_some());
+        let said = refused_by("s3://bucket/vonk?endpoint=https://a", "driver");
+        assert!(said.starts_with("s3://bucket/vonk refuses this pod: set k8s.driver.secret_env.* "), "{said}");
+    }
 }

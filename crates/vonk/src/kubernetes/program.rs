@@ -54,7 +54,7 @@ pub enum Error {
         source: object_store::Error,
     },
     /// What the store gave is not what was sent.
-    #[error("run the program {hash}: what the store holds has the hash {found}")]
+    #[error("fetch {hash}: what the store holds has the hash {found}")]
     Hash {
         /// What was wanted.
         hash: String,
@@ -62,13 +62,26 @@ pub enum Error {
         found: String,
     },
     /// It cannot be unpacked here.
-    #[error("unpack the program to `{path}`")]
+    #[error("unpack to `{path}`")]
     Unpack {
         /// Where to.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Whether the store refuses whoever asks: trying again finds the same.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if denied(source))
+    }
+}
+
+/// Whether a store refuses whoever asks.
+pub(crate) fn denied(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. })
 }
 
 /// What an executable needs of the machine that runs it.
@@ -158,15 +171,15 @@ pub(crate) async fn upload(
             }
         }
         Err(object_store::Error::NotFound { .. }) => {}
-        Err(source) => return Err(Error::Store { what: "look for the program", key, source }),
+        Err(source) => return Err(Error::Store { what: "look for", key, source }),
     }
     let from = path.to_owned();
     let packed = tokio::task::spawn_blocking(move || zstd::stream::encode_all(File::open(from)?, LEVEL)).await;
     let packed = packed.map_err(io::Error::other).flatten();
     let packed = packed.map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    tracing::info!(program = hash, bytes = packed.len(), "upload the program");
+    tracing::info!(path = %path.display(), hash, bytes = packed.len(), "upload");
     let put = store.put(&key, PutPayload::from(packed)).await;
-    put.map(drop).map_err(|source| Error::Store { what: "upload the program", key, source })
+    put.map(drop).map_err(|source| Error::Store { what: "upload", key, source })
 }
 
 /// Fetches a program into a folder, and gives the path of the executable.
@@ -179,15 +192,29 @@ pub(crate) async fn fetch(
     hash: &str,
     folder: &FilePath,
 ) -> Result<PathBuf, Error> {
-    let key = key(root, hash);
-    let failed = |source| Error::Store { what: "fetch the program", key: key.clone(), source };
-    let packed = store.get(&key).await.map_err(failed)?.bytes().await.map_err(failed)?;
     let path = folder.join("program");
-    let unpacked = unpack(&packed, &path).map_err(|source| Error::Unpack { path: path.clone(), source })?;
+    fetch_to(store, root, hash, &path).await?;
+    Ok(path)
+}
+
+/// Fetches what was uploaded under a hash, to this path.
+///
+/// # Errors
+/// The store has nothing of that hash, or something else; the path cannot be written.
+pub(crate) async fn fetch_to(
+    store: &Arc<dyn ObjectStore>,
+    root: &Path,
+    hash: &str,
+    path: &FilePath,
+) -> Result<(), Error> {
+    let key = key(root, hash);
+    let failed = |source| Error::Store { what: "fetch", key: key.clone(), source };
+    let packed = store.get(&key).await.map_err(failed)?.bytes().await.map_err(failed)?;
+    let unpacked = unpack(&packed, path).map_err(|source| Error::Unpack { path: path.to_owned(), source })?;
     if unpacked != hash {
         return Err(Error::Hash { hash: hash.to_owned(), found: unpacked });
     }
-    Ok(path)
+    Ok(())
 }
 
 /// Unpacks an executable, and gives its hash.

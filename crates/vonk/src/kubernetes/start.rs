@@ -24,7 +24,7 @@ use proto::tls::Identity;
 use tokio::runtime::Handle;
 
 use super::pod::{self, DriverPod};
-use super::program;
+use super::{program, sent};
 use crate::context::{Backend, DriverParts, StartError};
 
 /// Why an application cannot start on Kubernetes.
@@ -42,6 +42,9 @@ pub enum Error {
     /// The program cannot be sent.
     #[error(transparent)]
     Program(#[from] program::Error),
+    /// Files cannot be sent along.
+    #[error(transparent)]
+    Sent(#[from] sent::Error),
     /// A pod that was made for a driver does not say so.
     #[error(transparent)]
     Pod(#[from] pod::Error),
@@ -69,8 +72,12 @@ pub(crate) fn exit_code(error: &(dyn std::error::Error + 'static)) -> Option<u8>
         Error::Access(AccessError::Unreachable { .. }) | Error::Root(RootError::Unreachable { .. }) => LOST,
         Error::Access(AccessError::Refused { .. } | AccessError::TooOld { .. }) | Error::Root(_) => REFUSED,
         Error::Access(_) | Error::Settings(_) => WRONG,
-        Error::Program(program::Error::Store { .. }) | Error::Leases(_) => LOST,
-        Error::Program(_) => WRONG,
+        Error::Program(error) | Error::Sent(sent::Error::Program(error)) if error.is_denied() => REFUSED,
+        Error::Leases(error) if program::denied(error) => REFUSED,
+        Error::Program(program::Error::Store { .. })
+        | Error::Sent(sent::Error::Program(program::Error::Store { .. }) | sent::Error::Ended)
+        | Error::Leases(_) => LOST,
+        Error::Program(_) | Error::Sent(_) => WRONG,
         Error::Pod(_) | Error::NoRoot => REFUSED,
         Error::Ended => LOST,
     })
@@ -83,6 +90,7 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
     let allocation = Allocation::read(values)?;
     let memory = executor::config::MEMORY.bytes(values)?;
     let slots = executors.cores;
+    let disk_max = Some(spilled_at_most(executors.disk, executor::config::DISK_MAX.bytes(values)?));
     let executable = Executable::current();
     let needs = program::needs(executable.path()).map_err(Error::from)?;
     // People know the program by its file, and not by the one that cannot be replaced while it runs.
@@ -95,7 +103,7 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
         Some(driver) => submitted(&parts, driver, access)?,
         None => own_root(&parts, &executable, access)?,
     };
-    let Rooted { cluster, identity, program, root } = rooted;
+    let Rooted { cluster, identity, program, attached, root } = rooted;
     let config = PodConfig {
         cluster,
         app: parts.app,
@@ -103,6 +111,7 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
         name: parts.name.to_owned(),
         owner: root.owner().clone(),
         program: Some(program),
+        attached,
         architecture: Some(needs.architecture.to_owned()),
         store: parts.store_url.to_owned(),
         memory,
@@ -111,15 +120,23 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
     };
     let backend = PodBackend::new(config, parts.io.clone());
     let cluster = Arc::new(Pods { backend, root, over: Arc::default() });
-    Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory })
+    Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory, disk_max })
+}
+
+/// How much executors with so much disk may spill: what is wished, unless the kubelet would evict them for it.
+fn spilled_at_most(disk: u64, wished: u64) -> u64 {
+    let safe = disk / 10 * 9;
+    if wished == 0 { safe } else { wished.min(safe) }
 }
 
 /// An application that has what its executors need.
 struct Rooted {
     cluster: Cluster,
     identity: Identity,
-    /// The SHA-256 of the program.
+    /// The SHA-256 of the program, or where the image has it.
     program: String,
+    /// Files that go along with it, as pods are told.
+    attached: String,
     root: Root,
 }
 
@@ -157,7 +174,7 @@ fn submitted(parts: &DriverParts<'_>, driver: DriverPod, access: Access) -> Resu
         Ok::<_, Error>((cluster, pod))
     });
     let (cluster, pod) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
-    Ok(Rooted { cluster, identity, program: driver.program, root: Root::Submitted(pod) })
+    Ok(Rooted { cluster, identity, program: driver.program, attached: pod::attached(), root: Root::Submitted(pod) })
 }
 
 /// The application of a driver anywhere else: the program goes into the store, and the root is made with the executors' keys.
@@ -168,12 +185,14 @@ fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) ->
     let files = TlsFiles { ca_pem, cert_pem, key_pem };
     let app = App { id: parts.app, name: parts.name.to_owned() };
     let (store, root, program) = (Arc::clone(parts.store), parts.root.clone(), executable.clone());
+    let attached = parts.attached.to_vec();
     let made = parts.io.spawn(async move {
         let sent = async {
             let hashing = program.clone();
             let hash = tokio::task::spawn_blocking(move || hashing.hash()).await.map_err(|_| Error::Ended)??;
             program::upload(&store, &root, program.path(), &hash).await.map_err(Error::from)?;
-            Ok::<_, StartError>(hash)
+            let attached = sent::send(Some((&store, &root)), &attached).await.map_err(Error::from)?;
+            Ok::<_, StartError>((hash, attached))
         };
         let rooted = async {
             let cluster = Cluster::connect(&access).await.map_err(Error::from)?;
@@ -182,7 +201,7 @@ fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) ->
         };
         // Both are heard, so that a root that was made is removed again.
         match tokio::join!(sent, rooted) {
-            (Ok(hash), Ok((cluster, root))) => Ok((hash, cluster, root)),
+            (Ok(sent), Ok((cluster, root))) => Ok((sent, cluster, root)),
             (Err(error), Ok((_, root))) => {
                 root.remove().await;
                 Err(error)
@@ -190,8 +209,8 @@ fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) ->
             (_, Err(error)) => Err(error),
         }
     });
-    let (program, cluster, root) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
-    Ok(Rooted { cluster, identity, program, root: Root::Own(Box::new(root)) })
+    let ((program, attached), cluster, root) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
+    Ok(Rooted { cluster, identity, program, attached, root: Root::Own(Box::new(root)) })
 }
 
 /// The application and epoch of this driver: of its pod, in which it may have been started before, or new ones.
@@ -285,5 +304,17 @@ fn refusal(over: &Over) -> Option<ClusterEvent> {
     match over {
         Over::Removed(why) => Some(ClusterEvent::Refused { why: why.clone() }),
         Over::Deleted => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_fails_before_its_pod_is_evicted() {
+        assert_eq!(spilled_at_most(10 << 30, 0), 9 << 30);
+        assert_eq!(spilled_at_most(10 << 30, 1 << 30), 1 << 30);
+        assert_eq!(spilled_at_most(10 << 30, 10 << 30), 9 << 30);
     }
 }

@@ -28,7 +28,9 @@ use super::signals::{Received, Signals};
 use super::store::{self, Store};
 use super::submit::{DryRun, OnSignal, Order, Program};
 use super::{Usage, history, shipped, upload};
+use crate::attached::listed;
 use crate::config::Config;
+use crate::kubernetes::sent;
 
 /// A driver that was told to end has 30 s for it; a little more for the news of it.
 const STOPPED_WITHIN: Duration = Duration::from_secs(35);
@@ -241,18 +243,28 @@ async fn submission(
     let mut files: BTreeMap<String, String> = shipped::files(&order.config, cluster.namespace(), &order.name)?;
     let mut of = app_pods(&order.config, app, &order.name, store::shared_url(&order.config)?);
     let mut args = order.args.clone();
-    let uploaded = match &order.program {
-        Program::Executable(path) => upload::program(&order.config, store, path).await?,
+    let path = match &order.program {
+        Program::Executable(path) => Some(path.clone()),
         Program::Sql(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| anyhow::Error::new(error).context(Usage(format!("run {}", path.display()))))?;
             files.insert(SQL.to_owned(), text);
             args.splice(0..0, ["sql".to_owned(), "--file".to_owned(), format!("{}/{SQL}", shipped::FOLDER)]);
-            upload::program(&order.config, store, &upload::this()?).await?
+            Some(upload::this()?)
         }
+        Program::InImage(path) => {
+            of.program = Some(format!("{}{path}", names::IN_IMAGE));
+            None
+        }
+        Program::Stored { url, .. } => return Err(Usage(format!("run {url}: it was not brought here")).into()),
     };
-    of.program = Some(uploaded.hash);
-    of.architecture = Some(uploaded.architecture);
+    // What is in the image runs wherever the image does.
+    if let Some(path) = path {
+        let uploaded = upload::program(&order.config, store, &path).await?;
+        (of.program, of.architecture) = (Some(uploaded.hash), Some(uploaded.architecture));
+    }
+    let attached = listed(order.config.values()).map_err(sent::Error::from)?;
+    of.attached = sent::send(store.map(|store| (&store.objects, &store.root)), &attached).await?;
     let mut job = DriverJob::read(of, order.config.values(), args)?;
     job.pod.timeout = order.timeout;
     Ok(Submission { job, config: files, key: order.key.clone() })
@@ -265,6 +277,7 @@ pub(crate) fn app_pods(config: &Config, app: AppId, name: &str, store: String) -
         name: name.to_owned(),
         image: keys::IMAGE.value(config.values()).to_owned(),
         program: None,
+        attached: String::new(),
         architecture: None,
         store,
     }

@@ -1,12 +1,15 @@
 //! What is wrong with an application?
 
-use k8s_backend::applications::{FindError, Wall, find, see};
+use std::time::Duration;
+
+use k8s_backend::applications::{FindError, Wall, ago, find, see};
 use k8s_backend::diagnose::{self, Finding, Severity};
 use model::{AppId, exit};
 
 use super::connection::{Connection, connect};
 use super::output::{Format, json, line};
 use super::store::Store;
+use super::told::Told;
 use super::{history, store};
 use crate::config::Config;
 
@@ -33,12 +36,13 @@ impl Diagnose {
                 let app = root.app();
                 let seeing = see(&cluster, root).await?;
                 let gathered = diagnose::gather(&cluster, &seeing).await?;
-                let mut findings = diagnose::findings(&seeing, &gathered, cluster.namespace(), Wall::now());
-                if let (Some(app), Ok(store)) = (app, store::open(&config)) {
-                    findings.extend(of_tasks(&store, app).await);
-                }
-                findings.sort_by_key(|finding| finding.severity);
-                findings
+                let now = Wall::now();
+                let runs = seeing.root.state(now) == "running";
+                let told = match (app, store::open(&config)) {
+                    (Some(app), Ok(store)) => of_store(&store, app, runs).await,
+                    _ => Vec::new(),
+                };
+                diagnose::findings(&seeing, &gathered, told, cluster.namespace(), now)
             }
             Err(unknown @ FindError::Unknown { .. }) => past(&config, &self.app, unknown).await?,
             Err(error) => return Err(error.into()),
@@ -64,14 +68,49 @@ async fn past(config: &Config, wanted: &str, unknown: FindError) -> Result<Vec<F
         lines: Vec::new(),
     }];
     if let Ok(app) = past.app.parse() {
-        findings.extend(of_tasks(&store, app).await);
+        findings.extend(of_events(&store, app).await);
     }
     findings.sort_by_key(|finding| finding.severity);
     Ok(findings)
 }
 
-/// Tasks that have failed, with what their executors had printed last.
-async fn of_tasks(store: &Store, app: AppId) -> Vec<Finding> {
+/// What the driver has told the store, and what its event log has.
+async fn of_store(store: &Store, app: AppId, runs: bool) -> Vec<Finding> {
+    let told = match history::told(store, app).await {
+        Ok(standing) => standing.map(Told::new).map(|told| of_told(&told, runs)).unwrap_or_default(),
+        Err(error) => vec![unseen("what its driver told", error)],
+    };
+    told.into_iter().chain(of_events(store, app).await).collect()
+}
+
+/// What only a driver knows: why it waits for executors, as it says on its terminal, and with what it ended.
+fn of_told(told: &Told, runs: bool) -> Vec<Finding> {
+    let Told { standing, age_seconds } = told;
+    let age = ago(Duration::from_secs(*age_seconds));
+    if let Some(end) = &standing.end {
+        let error = end.error.as_ref().filter(|_| end.exit_code != Some(i32::from(exit::DONE)));
+        return error
+            .map(|error| Finding::new(Severity::Fatal, format!("its driver said: {error}")))
+            .into_iter()
+            .collect();
+    }
+    let mut findings = Vec::new();
+    if runs && standing.is_stale() {
+        let says =
+            format!("its driver has told the store nothing for {age}: it is dead, asleep, or cut off from the store");
+        findings.push(Finding::new(Severity::Fatal, says));
+    }
+    if let Some(why) = &standing.waiting {
+        let severity = if standing.executors.is_empty() { Severity::Fatal } else { Severity::Warning };
+        let since = standing.waiting_since_unix_ms.unwrap_or(standing.written_unix_ms);
+        let waited = ago(Duration::from_millis(standing.written_unix_ms.saturating_sub(since)));
+        findings.push(Finding::new(severity, format!("{why} (for {waited}, its driver said {age} ago)")));
+    }
+    findings
+}
+
+/// Executors that were lost, and tasks that have failed with what their executors had printed last.
+async fn of_events(store: &Store, app: AppId) -> Vec<Finding> {
     match history::failed(store, app).await {
         Ok(failed) => failed
             .into_iter()
@@ -81,11 +120,12 @@ async fn of_tasks(store: &Store, app: AppId) -> Vec<Finding> {
                 lines: failed.last_lines,
             })
             .collect(),
-        Err(error) => {
-            let says = format!("not looked at: failed tasks: {:#}", anyhow::Error::new(error));
-            vec![Finding { severity: Severity::Note, says, lines: Vec::new() }]
-        }
+        Err(error) => vec![unseen("lost executors and failed tasks", error)],
     }
+}
+
+fn unseen(what: &str, error: store::StoreError) -> Finding {
+    Finding::new(Severity::Note, format!("not looked at: {what}: {:#}", anyhow::Error::new(error)))
 }
 
 fn text(finding: &Finding) -> String {
@@ -96,4 +136,45 @@ fn text(finding: &Finding) -> String {
     };
     let lines: String = finding.lines.iter().map(|line| format!("\n    {line}")).collect();
     format!("{word}: {}{lines}", finding.says)
+}
+
+#[cfg(test)]
+mod tests {
+    use driver::standing::End;
+
+    use super::super::told::tests::standing;
+    use super::*;
+
+    fn said(told: &Told) -> Vec<String> {
+        of_told(told, false).iter().map(text).collect()
+    }
+
+    #[test]
+    fn why_a_driver_waits_is_said_as_on_its_terminal() {
+        let quota = "running with 1 of 10 executors: exceeded quota: q, used: pods=2, limited: pods=2";
+        let waits = driver::standing::Standing { waiting: Some(quota.into()), ..standing() };
+        let mut told = Told { age_seconds: 4, standing: waits };
+        assert_eq!(said(&told), [format!("warning: {quota} (for 40 s, its driver said 4 s ago)")]);
+        told.standing.executors.clear();
+        assert_eq!(said(&told), [format!("fatal: {quota} (for 40 s, its driver said 4 s ago)")], "nothing runs");
+        told.standing.waiting = None;
+        assert_eq!(said(&told), [""; 0]);
+    }
+
+    #[test]
+    fn a_driver_that_should_have_said_more_is_no_good_sign() {
+        let told = Told { age_seconds: 300, standing: standing() };
+        let findings = of_told(&told, true);
+        assert!(findings[0].says.starts_with("its driver has told the store nothing for 5 min: it is dead"));
+        assert_eq!(of_told(&told, false).len(), 1, "its root says that it has ended");
+    }
+
+    #[test]
+    fn with_what_it_ended_is_said_once_it_is_over() {
+        let end = End { unix_ms: 1, error: Some("no Role: add this rule".into()), exit_code: Some(78) };
+        let mut told = Told { age_seconds: 4, standing: driver::standing::Standing { end: Some(end), ..standing() } };
+        assert_eq!(said(&told), ["fatal: its driver said: no Role: add this rule"]);
+        told.standing.end = Some(End { unix_ms: 1, error: None, exit_code: Some(0) });
+        assert_eq!(said(&told), [""; 0]);
+    }
 }

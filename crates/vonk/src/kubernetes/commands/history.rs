@@ -8,6 +8,7 @@ use futures::stream;
 use k8s_backend::applications::{Application, Mode, Wall};
 use model::events::AppEvent;
 use model::exit;
+use model::failure::LossCause;
 use model::{AppId, keys};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -163,7 +164,7 @@ pub(crate) async fn past(store: &Store, app: AppId) -> Result<Option<Past>, Stor
     Ok(past.or_else(|| told.map(Past::of)))
 }
 
-/// A task that has failed.
+/// A task that has failed, or an executor that was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failed {
     /// In one sentence.
@@ -174,7 +175,7 @@ pub(crate) struct Failed {
     pub(crate) retried: bool,
 }
 
-/// The last tasks that have failed, the latest first, as the last of the event log has them.
+/// The last executors that were lost and tasks that have failed, the latest first, as the last of the event log has them.
 ///
 /// # Errors
 /// The store refuses or does not answer.
@@ -182,25 +183,29 @@ pub(crate) async fn failed(store: &Store, app: AppId) -> Result<Vec<Failed>, Sto
     let mut parts = list(store, &keys::history(app)).await?;
     parts.retain(|path| path.filename().is_some_and(|name| name.starts_with("events-")));
     parts.sort();
-    let mut failed = Vec::new();
+    let (mut lost, mut failed) = (Vec::new(), Vec::new());
     for path in parts.iter().rev().take(PARTS) {
         let error = |source| StoreError::Request { step: "read", key: path.to_string(), source };
         let bytes = store.objects.get(path).await.map_err(error)?.bytes().await.map_err(error)?;
         let text = String::from_utf8_lossy(&bytes);
-        let tasks = text.lines().rev().filter_map(|line| match driver::event_log::parse(line).ok()?.event {
-            AppEvent::TaskFailed { attempt, executor, failure, retried } => Some(Failed {
-                says: format!("task {attempt} failed on {executor}: {failure}"),
-                last_lines: failure.last_lines,
-                retried,
-            }),
-            _ => None,
-        });
-        failed.extend(tasks.take(FAILED - failed.len()));
-        if failed.len() == FAILED {
+        for record in text.lines().rev().filter_map(|line| driver::event_log::parse(line).ok()) {
+            match record.event {
+                AppEvent::TaskFailed { attempt, executor, failure, retried } if failed.len() < FAILED => {
+                    let says = format!("task {attempt} failed on {executor}: {failure}");
+                    failed.push(Failed { says, last_lines: failure.last_lines, retried });
+                }
+                AppEvent::ExecutorLost { cause, why, .. } if cause != LossCause::Released && lost.len() < FAILED => {
+                    lost.push(Failed { says: why, last_lines: Vec::new(), retried: true });
+                }
+                _ => {}
+            }
+        }
+        if failed.len() == FAILED && lost.len() == FAILED {
             break;
         }
     }
-    Ok(failed)
+    lost.extend(failed);
+    Ok(lost)
 }
 
 fn read(app: AppId, first: &str, last: &str) -> Option<Past> {
@@ -335,6 +340,13 @@ mod tests {
         }
         let told = super::failed(&store, APP).await.unwrap();
         assert_eq!(told.len(), FAILED);
+        let lost = |cause: &str, why: &str| {
+            format!(r#"{{"at":2,"event":"executor_lost","executor":2,"cause":"{cause}","why":"{why}"}}"#)
+        };
+        let lines = [lost("Memory", "e2 exceeded its memory limit"), lost("Released", "e3 was let go")];
+        store.write(&keys::event_log(APP, Epoch(1), 4), lines.join("\n").into_bytes()).await.unwrap();
+        let lost = super::failed(&store, APP).await.unwrap();
+        assert_eq!((lost[0].says.as_str(), lost.len()), ("e2 exceeded its memory limit", 1 + FAILED));
         assert_eq!(told[0].says, "task 1.32.0 failed on e2: spill: no space");
         assert_eq!((told[0].last_lines.len(), told[3].says.contains("1.22.0")), (2, true));
     }

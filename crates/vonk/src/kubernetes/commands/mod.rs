@@ -33,6 +33,8 @@ use k8s_backend::request::RequestError;
 use k8s_backend::submit::SubmitError;
 use model::exit;
 
+use super::sent;
+
 /// Commands about applications on Kubernetes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -112,7 +114,11 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
         });
         let store = cause.downcast_ref().map(|error: &store::StoreError| error.exit_code());
         let program = cause.downcast_ref().map(upload::exit_code);
-        submit.or(find).or(request).or(access).or(store).or(program)
+        let sent = cause.downcast_ref().map(|error: &sent::Error| match error {
+            sent::Error::Program(error) => upload::exit_code(error),
+            _ => exit::WRONG,
+        });
+        submit.or(find).or(request).or(access).or(store).or(program).or(sent)
     });
     // What was added as context is no link of the chain.
     let wrong = error.is::<Usage>()

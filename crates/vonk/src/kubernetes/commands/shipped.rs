@@ -9,7 +9,7 @@ use k8s_backend::config as keys;
 use model::setting::Values;
 
 use super::Usage;
-use crate::config::{APP_NAME, Config, MASTER, settings};
+use crate::config::{APP_NAME, ARCHIVES, Config, FILES, MASTER, settings};
 
 /// Where the files are in the driver's pod.
 pub(crate) const FOLDER: &str = "/vonk/config";
@@ -23,7 +23,8 @@ const TEMPLATE: &str = "executor.yaml";
 /// Keys that say something of the submitter's machine, or of the driver's pod, which is made before it reads them.
 fn stays(key: &str) -> bool {
     let here = [keys::CONTEXT.key, keys::QUEUE.key, keys::DIAL.key, MASTER.key, executor::config::DISK.key];
-    here.contains(&key) || key.starts_with("k8s.driver.")
+    // Pods are told otherwise which files go along: by their content.
+    here.contains(&key) || [FILES.key, ARCHIVES.key].contains(&key) || key.starts_with("k8s.driver.")
 }
 
 /// The files of a driver's ConfigMap: `vonk.toml`, and what it names.
@@ -70,6 +71,7 @@ mod tests {
             ("k8s.context", "mine"),
             ("k8s.driver.memory", "8g"),
             ("executor.memory", "2g"),
+            ("app.files", "a.txt"),
             ("k8s.executor.labels.a.b/c", "x\"y"),
             ("store", "s3://a/b?region=c"),
             ("k8s.executor.template", template.path().to_str().unwrap()),

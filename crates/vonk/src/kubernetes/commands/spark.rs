@@ -33,15 +33,11 @@ pub(crate) struct Spark {
     #[arg(long, hide = true)]
     supervise: bool,
     #[arg(long, hide = true, value_name = "X")]
-    files: Option<String>,
-    #[arg(long, hide = true, value_name = "X")]
     py_files: Option<String>,
-    #[arg(long, hide = true, value_name = "X")]
-    archives: Option<String>,
 }
 
 const NO_JVM: &str = "there is no JVM: a program is one executable with all its code";
-const NO_FILES: &str = "programs do not take files along yet: put them into the store and read them there, or mount them with k8s.driver.config_maps.NAME=/path and k8s.executor.config_maps.NAME=/path";
+const NO_PYTHON: &str = "there are no Python programs yet; files of another kind go along with --files and --archives";
 
 impl Spark {
     /// Refuses those that were given.
@@ -72,9 +68,7 @@ impl Spark {
             ),
             ("--total-executor-cores", self.total_executor_cores.is_some(), "say --num-executors and --executor-cores"),
             ("--supervise", self.supervise, "say how often the driver may begin anew: --driver-restarts N"),
-            ("--files", self.files.is_some(), NO_FILES),
-            ("--py-files", self.py_files.is_some(), NO_FILES),
-            ("--archives", self.archives.is_some(), NO_FILES),
+            ("--py-files", self.py_files.is_some(), NO_PYTHON),
         ];
         match flags.into_iter().find(|(_, given, _)| *given) {
             Some((flag, _, advice)) => Err(Usage(format!("use {flag}: {advice}"))),

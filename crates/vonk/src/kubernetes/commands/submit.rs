@@ -1,6 +1,6 @@
 //! What is to be run, and where is its driver?
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -9,8 +9,8 @@ use k8s_backend::config as keys;
 use super::connection::{Connection, want_kubernetes};
 use super::output::Format;
 use super::spark::Spark;
-use super::{Usage, client_mode, cluster_mode, properties};
-use crate::config::{APP_NAME, Config};
+use super::{Usage, client_mode, cluster_mode, properties, upload};
+use crate::config::{APP_NAME, ARCHIVES, Config, FILES};
 
 /// Where the driver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -43,7 +43,8 @@ pub(crate) enum DryRun {
 /// Flags of `vonk submit`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Submit {
-    /// An executable, or a file with SQL (.sql), and its arguments
+    /// An executable or a file with SQL (.sql), here or in a store (s3://…), or an executable of the image (local:///…); then
+    /// its arguments
     #[arg(value_name = "PROGRAM", trailing_var_arg = true, allow_hyphen_values = true)]
     #[arg(required_unless_present_any = ["status", "kill"])]
     command: Vec<String>,
@@ -79,6 +80,14 @@ pub(crate) struct Submit {
     /// How much memory a driver pod may use, as in 2g
     #[arg(long, value_name = "SIZE")]
     driver_memory: Option<String>,
+
+    /// Files that go along, with commas between; PATH#NAME gives one another name
+    #[arg(long, value_name = "FILES")]
+    files: Option<String>,
+
+    /// Archives that go along and are unpacked: tar, plain or packed by gzip
+    #[arg(long, value_name = "FILES")]
+    archives: Option<String>,
 
     /// The queue of Kueue that admits the driver
     #[arg(long, value_name = "QUEUE")]
@@ -142,6 +151,17 @@ pub(crate) enum Program {
     Executable(PathBuf),
     /// A file with SQL.
     Sql(PathBuf),
+    /// An executable that the image has, by its path there.
+    InImage(String),
+    /// One of the first two, in a store.
+    Stored {
+        /// Its URL.
+        url: String,
+        /// Its name.
+        name: String,
+        /// It is SQL.
+        sql: bool,
+    },
 }
 
 impl Program {
@@ -149,27 +169,54 @@ impl Program {
         if text.starts_with('-') {
             return Err(Usage(no_flag(text)));
         }
-        if text.contains("://") {
-            return Err(Usage(format!(
-                "run `{text}`: want a file of this machine; it is uploaded once, whatever image pods have"
-            )));
-        }
-        let path = PathBuf::from(text);
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("sql") => Ok(Self::Sql(path)),
-            Some("py") => Err(Usage(format!("run `{text}`: there are no Python programs yet"))),
-            Some("jar") => {
-                Err(Usage(format!("run `{text}`: there is no JVM: a program is one executable with all its code")))
+        let (place, path) = match text.split_once("://") {
+            None => (Place::Here, text),
+            Some(("file", path)) => (Place::Here, path),
+            Some(("local", path)) => (Place::Image, path),
+            Some(("s3" | "gs" | "az", rest)) => (Place::Store, rest.split(['?', '#']).next().unwrap_or(rest)),
+            Some((scheme, _)) => {
+                return Err(Usage(format!(
+                    "run `{text}`: want a file of this machine, of a store (s3://, gs://, az://) or of the image (local:///), not {scheme}://"
+                )));
             }
-            _ => Ok(Self::Executable(path)),
+        };
+        let file = PathBuf::from(path);
+        let sql = match file.extension().and_then(|extension| extension.to_str()) {
+            Some("sql") => true,
+            Some("py") => return Err(Usage(format!("run `{text}`: there are no Python programs yet"))),
+            Some("jar") => {
+                let says = format!("run `{text}`: there is no JVM: a program is one executable with all its code");
+                return Err(Usage(says));
+            }
+            _ => false,
+        };
+        match (place, sql) {
+            (Place::Here, true) => Ok(Self::Sql(file)),
+            (Place::Here, false) => Ok(Self::Executable(file)),
+            (Place::Image, false) if file.is_absolute() => Ok(Self::InImage(path.to_owned())),
+            (Place::Image, _) => Err(Usage(format!("run `{text}`: want local:/// and the path of an executable"))),
+            (Place::Store, sql) => {
+                let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                Ok(Self::Stored { url: text.to_owned(), name, sql })
+            }
         }
     }
 
     /// Its file's name, which is what people call it unless they say otherwise.
     pub(crate) fn file_name(&self) -> String {
-        let (Self::Executable(path) | Self::Sql(path)) = self;
+        let path = match self {
+            Self::Executable(path) | Self::Sql(path) => path,
+            Self::InImage(path) | Self::Stored { name: path, .. } => Path::new(path),
+        };
         path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
+}
+
+/// Where a program is.
+enum Place {
+    Here,
+    Image,
+    Store,
 }
 
 /// What begins like a flag and is none of ours was meant as one: flags of the program come after it.
@@ -214,7 +261,8 @@ impl Submit {
     /// The command is wrong.
     pub(crate) fn runs_here(&self) -> Result<bool, Usage> {
         self.spark.check()?;
-        Ok(self.deploy_mode == DeployMode::Client && self.status.is_none() && self.kill.is_none())
+        let tries = self.dry_run.is_some() || self.status.is_some() || self.kill.is_some();
+        Ok(self.deploy_mode == DeployMode::Client && !tries)
     }
 
     /// Runs the program in the place of this process.
@@ -222,22 +270,33 @@ impl Submit {
     /// # Errors
     /// It cannot be started.
     pub(crate) fn run_here(&self) -> Result<u8, anyhow::Error> {
+        self.check_here()?;
+        let mut order = self.order()?;
+        // Its threads end with this process's program, which another takes the place of.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let held = runtime.block_on(upload::bring_here(&mut order.program))?;
+        runtime.shutdown_background();
+        let code = client_mode::run(order);
+        drop(held);
+        code
+    }
+
+    /// Refuses flags that mean nothing to a driver that is here.
+    fn check_here(&self) -> Result<(), Usage> {
         let of_pods = [
             ("--idempotency-key", self.idempotency_key.is_some()),
-            ("--timeout", self.timeout.is_some()),
             ("--driver-restarts", self.driver_restarts.is_some()),
             ("--detach", self.detach),
             ("--on-signal", self.on_signal.is_some()),
-            ("--dry-run", self.dry_run.is_some()),
             ("--queue", self.queue.is_some()),
             ("--output", self.output != Format::Text),
         ];
-        if let Some((flag, _)) = of_pods.into_iter().find(|(_, given)| *given) {
-            return Err(
-                Usage(format!("use {flag}: it is about drivers that are pods; add --deploy-mode cluster")).into()
-            );
+        match of_pods.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(Usage(format!("use {flag}: it is about drivers that are pods; add --deploy-mode cluster")))
+            }
+            None => Ok(()),
         }
-        client_mode::run(self.order()?)
     }
 
     pub(crate) async fn run(self) -> Result<u8, anyhow::Error> {
@@ -247,8 +306,13 @@ impl Submit {
             (None, Some(app)) => return super::kill::Kill { app, now: false, connection }.run().await,
             (None, None) => {}
         }
-        let order = self.order()?;
+        let mut order = self.order()?;
         want_kubernetes(&order.config)?;
+        let _held = upload::bring_here(&mut order.program).await?;
+        if self.deploy_mode == DeployMode::Client {
+            self.check_here()?;
+            return Box::pin(client_mode::dry_run(&order)).await;
+        }
         // Boxed: it holds all that is submitted while it waits.
         Box::pin(cluster_mode::run(order)).await
     }
@@ -303,6 +367,8 @@ impl Submit {
             (keys::DRIVER_CORES.key, self.driver_cores.clone(), "--driver-cores"),
             (keys::DRIVER_MEMORY.key, self.driver_memory.clone(), "--driver-memory"),
             (keys::DRIVER_RESTARTS.key, number(self.driver_restarts), "--driver-restarts"),
+            (FILES.key, self.files.clone(), "--files"),
+            (ARCHIVES.key, self.archives.clone(), "--archives"),
             (keys::QUEUE.key, self.queue.clone(), "--queue"),
             (keys::IMAGE.key, self.image.clone(), "--image"),
         ];
@@ -342,21 +408,49 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_that_is_here_has_a_time_and_can_be_tried() {
+        let timed = parse(&["--timeout", "5s", "pi"]);
+        assert!(timed.runs_here().unwrap() && timed.check_here().is_ok());
+        let tried = parse(&["--dry-run", "pi"]);
+        assert!(!tried.runs_here().unwrap() && tried.check_here().is_ok());
+        let refused = parse(&["--dry-run", "--detach", "pi"]).check_here().unwrap_err().to_string();
+        assert!(refused.starts_with("use --detach: it is about drivers that are pods"), "{refused}");
+    }
+
+    #[test]
     fn sparks_flags_are_keys() {
         let submit =
             parse(&["--executor-cores", "4", "--executor-memory", "8g", "--driver-memory", "1g", "--queue", "q", "pi"]);
         let keys: Vec<_> = submit.keys().into_iter().map(|(key, value, _)| format!("{key}={value}")).collect();
+        let along = parse(&["--files", "a,b#c", "--archives", "d.tar.gz", "pi"]);
+        let along: Vec<_> = along.keys().into_iter().map(|(key, value, _)| format!("{key}={value}")).collect();
+        assert_eq!(along, ["app.files=a,b#c", "app.archives=d.tar.gz"]);
         assert_eq!(keys, ["executor.cores=4", "executor.memory=8g", "k8s.driver.memory=1g", "k8s.queue=q"]);
+    }
+
+    #[test]
+    fn a_program_is_here_in_a_store_or_in_the_image() {
+        assert_eq!(Program::of("file:///a/pi"), Ok(Program::Executable("/a/pi".into())));
+        let image = Program::of("local:///opt/jobs/pi").unwrap();
+        assert_eq!((image.file_name().as_str(), image), ("pi", Program::InImage("/opt/jobs/pi".into())));
+        let url = "s3://bucket/jobs/report.sql?region=x";
+        let stored = Program::Stored { url: url.into(), name: "report.sql".into(), sql: true };
+        assert_eq!(Program::of(url), Ok(stored));
+        assert_eq!(Program::of("gs://bucket/jobs/pi").unwrap().file_name(), "pi");
     }
 
     #[test]
     fn what_cannot_run_says_why() {
         assert_eq!(Program::of("a/b.sql"), Ok(Program::Sql("a/b.sql".into())));
-        assert!(Program::of("local:///usr/bin/pi").unwrap_err().to_string().contains("want a file of this machine"));
+        assert!(Program::of("hdfs://a/pi").unwrap_err().to_string().contains("not hdfs://"));
+        assert!(Program::of("local:///a/b.sql").unwrap_err().to_string().contains("the path of an executable"));
+        assert!(Program::of("s3://a/b.py?region=c").unwrap_err().to_string().contains("no Python"));
         assert!(Program::of("a.jar").unwrap_err().to_string().contains("no JVM"));
         assert!(Program::of("a.py").unwrap_err().to_string().contains("no Python"));
         let unknown = Program::of("--idempotency-kex=1").unwrap_err().to_string();
         assert!(unknown.ends_with("did you mean `--idempotency-key`?"), "{unknown}");
+        let python = parse(&["--py-files", "a.py", "pi"]).runs_here().unwrap_err().to_string();
+        assert!(python.starts_with("use --py-files: there are no Python programs yet"), "{python}");
         let with_class = parse(&["--class", "a.B", "pi"]);
         assert!(with_class.runs_here().unwrap_err().to_string().contains("no JVM"));
     }

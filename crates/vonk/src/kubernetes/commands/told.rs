@@ -100,13 +100,13 @@ pub(crate) async fn told(config: &Config, app: AppId) -> Option<Told> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use driver::standing::{End, ExecutorLine, Jobs, Tasks};
     use model::Epoch;
 
     use super::*;
 
-    fn standing() -> Standing {
+    pub(in super::super) fn standing() -> Standing {
         Standing {
             app: AppId(7),
             epoch: Epoch(1),

@@ -1,13 +1,18 @@
 //! How does a program reach a driver that is a pod?
 
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use driver::Executable;
 use k8s_backend::config as keys;
+use object_store::ObjectStoreExt;
 
 use super::Usage;
 use super::store::Store;
+use super::submit::Program;
 use crate::config::Config;
 use crate::kubernetes::{program, start};
 
@@ -36,6 +41,24 @@ pub(crate) async fn program(config: &Config, store: Option<&Store>, path: &Path)
     Ok(Uploaded { hash, architecture: needs.architecture.to_owned() })
 }
 
+/// Brings a program of a store into this process's memory, and names it there. What is given back keeps it.
+///
+/// # Errors
+/// The store has no such object, or fails.
+pub(crate) async fn bring_here(program: &mut Program) -> Result<Option<File>, anyhow::Error> {
+    let Program::Stored { url, sql, .. } = &*program else { return Ok(None) };
+    let (store, key) = shuffle::store::open(url).context(Usage(format!("run {url}")))?;
+    let failed = |source| program::Error::Store { what: "fetch the program", key: key.clone(), source };
+    let bytes = store.get(&key).await.map_err(failed)?.bytes().await.map_err(failed)?;
+    let memory = || anyhow::Error::msg(format!("keep {url} in memory"));
+    let file = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::empty());
+    let mut file = File::from(file.with_context(memory)?);
+    file.write_all(&bytes).and_then(|()| file.rewind()).with_context(memory)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    *program = if *sql { Program::Sql(path) } else { Program::Executable(path) };
+    Ok(Some(file))
+}
+
 /// This program itself, which runs files with SQL.
 ///
 /// # Errors
@@ -50,7 +73,29 @@ pub(crate) fn this() -> Result<PathBuf, anyhow::Error> {
 /// With which code a command ends whose program cannot be sent.
 pub(crate) fn exit_code(error: &program::Error) -> u8 {
     match error {
+        error if error.is_denied() => model::exit::REFUSED,
+        program::Error::Store { source: object_store::Error::NotFound { .. }, .. } => model::exit::WRONG,
         program::Error::Store { .. } => model::exit::LOST,
         _ => model::exit::WRONG,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_of_a_store_is_brought_here() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.sql"), "SELECT 1").unwrap();
+        let url = |name: &str| format!("file://{}/{name}", folder.path().display());
+        let stored = |name: &str| Program::Stored { url: url(name), name: name.into(), sql: true };
+        let mut program = stored("a.sql");
+        let held = bring_here(&mut program).await.unwrap();
+        let Program::Sql(path) = &program else { panic!("{program:?}") };
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "SELECT 1");
+        assert!(held.is_some() && bring_here(&mut program).await.unwrap().is_none(), "it is here");
+        let error = bring_here(&mut stored("b.sql")).await.unwrap_err();
+        assert_eq!(super::super::code_of(&error), model::exit::WRONG);
     }
 }
