@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
+use model::failure::LossCause;
 
 use crate::ground::{Ground, in_namespace, until_within};
-use crate::running::Running;
+use crate::running::{Running, program, sums};
 
 /// The end of an application takes no longer.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
@@ -121,6 +122,71 @@ async fn an_application_that_somebody_removed_ends_and_says_so() {
         let ended = running.ends().await;
         ended.with_code(78);
         ended.said("application was removed");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: only what is silent for two minutes is dead"]
+async fn gc_takes_what_a_killed_driver_left() {
+    in_namespace(&[], async |ground| {
+        let running = waiting(ground, &[]).await;
+        running.signal("KILL");
+        running.ends().await;
+        let root = ground.root().await.metadata.name.unwrap();
+        let gc = ["gc", "--older-than", "2m", "--conf=store.sweep_after=1s"];
+        let early = ground.ask(&gc).ends().await;
+        early.with_code(0);
+        assert!(!early.stdout.contains(&root), "it may live: {early:?}");
+        let swept = async || ground.ask(&gc).ends().await.stdout.contains(&root);
+        until_within(Duration::from_secs(180), "gc removes the root", swept).await;
+        let none = async || {
+            ground.ask(&gc).ends().await.with_code(0);
+            ground.left_in_store().await.is_empty()
+        };
+        until_within(Duration::from_secs(30), "gc removes the rows", none).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_slept_goes_on_with_new_executors() {
+    in_namespace(&[], async |ground| {
+        let settings = [
+            ("executor.instances", "2"),
+            ("executor.driver_lost_after", "12s"),
+            ("executor.heartbeat_interval", "1s"),
+            ("executor.heartbeat_timeout", "5s"),
+        ];
+        let running = ground.start(&settings, &["sum", "--hold"]);
+        ground.noted("reduce", 2).await;
+        running.signal("STOP");
+        let both =
+            async || ground.executors().await.iter().filter(|pod| exit_code(pod) == Some(NO_DRIVER)).count() == 2;
+        until_within(Duration::from_secs(30), "executors give it up", both).await;
+        running.signal("CONT");
+        ground.noted("reduce", 4).await;
+        ground.notes.open_gate("reduce").await.unwrap();
+        let ended = running.ends().await;
+        ended.with_code(0);
+        assert_eq!(ended.stdout, sums(40_000, 100));
+        assert_eq!(ground.notes.of("map").await.unwrap().len(), 4, "no map runs again");
+        let losses = ground.losses().await;
+        assert!(losses.iter().all(|(cause, _)| *cause == LossCause::Infrastructure), "{losses:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_here_longer_than_its_timeout_ends_itself() {
+    in_namespace(&[], async |ground| {
+        let words = ["submit", "--timeout=8s"];
+        let program = program();
+        let running = ground.stock(&words, &[program.to_str().unwrap(), "wait", "1"]);
+        ground.noted("runs", 1).await;
+        let ended = running.ends().await;
+        ended.with_code(124);
+        ended.said("it ran longer than --timeout: stopping");
     })
     .await;
 }

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use vonk_cluster_tests::{NOTES, Notes};
 
-use crate::running::{Place, Running, program, vonk};
+use crate::running::{Place, Running, program, stock, vonk};
 
 /// Whatever is to happen does so within this time, unless a test knows better: pods start slowly where others build.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -139,18 +139,8 @@ impl Ground {
 
     /// Submits the program, whose driver is a pod of little size, with these flags.
     pub(crate) fn submit(&self, flags: &[&str], job: &[&str]) -> Running {
-        let notes = format!("k8s.driver.env.{NOTES}");
-        let notes_url = self.notes_url();
-        let settings = [
-            ("k8s.driver.secret_env.AWS_ACCESS_KEY_ID", "s3:id"),
-            ("k8s.driver.secret_env.AWS_SECRET_ACCESS_KEY", "s3:key"),
-            (&notes, &notes_url),
-            ("k8s.driver.cores", "100m"),
-            ("k8s.driver.memory", "512m"),
-            ("k8s.driver.disk", "256m"),
-        ];
         let mut words = vec!["submit".to_owned(), "--deploy-mode=cluster".to_owned()];
-        words.extend(self.flags(&settings));
+        words.extend(self.flags_of_pods(&[]));
         words.extend(flags.iter().map(|&word| word.to_owned()));
         words.push(program().to_string_lossy().into_owned());
         words.extend(job.iter().map(|&word| word.to_owned()));
@@ -163,8 +153,65 @@ impl Ground {
         Running::start(vonk(), &words.map(str::to_owned).collect::<Vec<_>>(), &self.place())
     }
 
+    /// The same, about what the store knows, too.
+    pub(crate) fn ask(&self, words: &[&str]) -> Running {
+        let store = format!("--conf=store={}", self.s3.url(self.namespace(), "app"));
+        self.vonk(&[words, &[store.as_str()]].concat())
+    }
+
+    /// Waits until the answer to a command has these words on stdout.
+    pub(crate) async fn until_told(&self, words: &[&str], told: &str) {
+        let answers = async || self.ask(words).ends().await.stdout.contains(told);
+        self.until(&format!("vonk {} tells `{told}`", words.join(" ")), answers).await;
+    }
+
+    /// Flags of a driver pod of little size, and these settings after them.
+    pub(crate) fn flags_of_pods(&self, settings: &[(&str, &str)]) -> Vec<String> {
+        let (notes, notes_url) = (format!("k8s.driver.env.{NOTES}"), self.notes_url());
+        let all = [
+            ("k8s.driver.secret_env.AWS_ACCESS_KEY_ID", "s3:id"),
+            ("k8s.driver.secret_env.AWS_SECRET_ACCESS_KEY", "s3:key"),
+            (&notes, &notes_url),
+            ("k8s.driver.cores", "100m"),
+            ("k8s.driver.memory", "512m"),
+            ("k8s.driver.disk", "256m"),
+        ];
+        self.flags(&[&all[..], settings].concat())
+    }
+
+    /// Runs the program `vonk` as pods have it, with these words before the flags of driver pods and those after them.
+    pub(crate) fn stock(&self, before: &[&str], after: &[&str]) -> Running {
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let words = [owned(before), self.flags_of_pods(&[]), owned(after)].concat();
+        Running::start(&stock(), &words, &self.place())
+    }
+
+    /// A folder of the store for a test's own data, as SQL names it.
+    pub(crate) fn data_url(&self) -> String {
+        format!("s3://{}/{}/data", self.s3.bucket, self.namespace())
+    }
+
+    /// The id of the only application of this namespace whose driver is outside.
+    pub(crate) async fn app(&self) -> String {
+        let name = self.root().await.metadata.name.expect("it has a name");
+        name.strip_prefix("vonk-").expect("a root is called so").to_owned()
+    }
+
     fn place(&self) -> Place<'_> {
         Place { notes: self.notes_url(), kubeconfig: self.kubeconfig.as_ref().map(|k| k.path()) }
+    }
+
+    /// Makes a Role of these rules for a user, as whom programs outside run from now on.
+    pub(crate) async fn let_only(&mut self, user: &str, rules: &[serde_json::Value]) {
+        let api = "rbac.authorization.k8s.io";
+        self.make::<Role>(json!({ "metadata": { "name": user }, "rules": rules })).await;
+        let binding = json!({
+            "metadata": { "name": user },
+            "roleRef": { "apiGroup": api, "kind": "Role", "name": user },
+            "subjects": [{ "apiGroup": api, "kind": "User", "name": user }],
+        });
+        self.make::<RoleBinding>(binding).await;
+        self.act_as(user);
     }
 
     /// Makes a Role of those that deploy/ brings, and an account of its name that has it.
@@ -431,7 +478,8 @@ pub(crate) fn made<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> 
     serde_json::from_value(value).unwrap()
 }
 
-fn ours() -> ListParams {
+/// What Vonk has made.
+pub(crate) fn ours() -> ListParams {
     ListParams::default().labels(&names::select_all())
 }
 

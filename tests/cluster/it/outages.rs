@@ -1,9 +1,13 @@
-//! What happens while the API server does not answer?
+//! What happens while the API server does not answer, or somebody takes what others need?
 //!
-//! It is stopped, by a signal, for all who use the cluster: nothing else may run beside these.
+//! It is stopped, by a signal, for all who use the cluster, or a node is changed: nothing else may run beside these.
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use model::failure::LossCause;
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::ground::{Ground, in_namespace};
@@ -101,6 +105,48 @@ async fn a_long_one_costs_a_driver_in_the_cluster_nothing() {
         assert_eq!(ground.losses().await, []);
         let app = ended.stdout.lines().next().unwrap_or_default();
         ground.vonk(&["kill", app]).ends().await.with_code(0);
+    })
+    .await;
+}
+
+/// A resource of which a node has one: whoever has it can be preempted, and nobody else for it.
+const ONE: &str = "vonk.dev/one";
+
+/// Says that a node has one, or that it has none.
+async fn advertise(ground: &Ground, has: bool) {
+    let nodes = ground.api_of_all::<Node>();
+    let amount = if has { json!("1") } else { serde_json::Value::Null };
+    let patch = json!({ "status": { "capacity": { ONE: amount }, "allocatable": { ONE: amount } } });
+    nodes.patch_status("node1", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: takes what an executor has"]
+async fn an_executor_that_is_preempted_is_nobodys_fault() {
+    in_namespace(&[], async |ground| {
+        advertise(ground, true).await;
+        let resource = format!("k8s.executor.resources.{ONE}");
+        let settings = [("executor.instances", "1"), (resource.as_str(), "1"), ("executor.drain_grace", "1s")];
+        let running = ground.start(&settings, &["wait", "1"]);
+        ground.noted("runs", 1).await;
+        let sleeps = json!({
+            "name": "sleeps", "image": "localhost/busybox:1", "command": ["busybox", "sleep", "1000"],
+            "resources": { "limits": { ONE: "1" } },
+        });
+        let spec = json!({ "priorityClassName": "system-cluster-critical", "containers": [sleeps] });
+        ground.make::<Pod>(json!({ "metadata": { "name": "urgent" }, "spec": spec })).await;
+        running.says("lost e1").await;
+        running.says("waiting for room").await;
+        let losses = ground.losses().await;
+        assert!(losses.iter().all(|(cause, _)| *cause == LossCause::Infrastructure), "{losses:?}");
+        ground.api::<Pod>().delete("urgent", &DeleteParams::default().grace_period(0)).await.unwrap();
+        ground.noted("runs", 2).await;
+        ground.notes.open_gate("go").await.unwrap();
+        let ended = running.ends_within(AFTER).await;
+        advertise(ground, false).await;
+        ended.with_code(0);
+        let (cause, why) = ground.losses().await.remove(0);
+        assert_eq!(cause, LossCause::Infrastructure, "no strike: {why}");
     })
     .await;
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use k8s_backend::rights::Part;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_backend::rights::{Part, Rule};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 
-use crate::ground::in_namespace;
+use crate::ground::{Ground, in_namespace, until_within};
 
 /// What can be repaired from outside is waited for so long, and a little.
 const SOON_GIVEN_UP: Duration = Duration::from_secs(90);
@@ -14,7 +15,6 @@ const SOON_GIVEN_UP: Duration = Duration::from_secs(90);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_right_is_printed_as_a_rule() {
     in_namespace(&[], async |ground| {
-        let user = "somebody";
         let rules = Part::Client.rules().into_iter().map(|rule| {
             let verbs: Vec<&str> = match rule.resources[..] == ["pods"] {
                 true => rule.verbs.into_iter().filter(|verb| *verb != "create").collect(),
@@ -22,16 +22,7 @@ async fn a_missing_right_is_printed_as_a_rule() {
             };
             json!({ "apiGroups": [rule.group], "resources": rule.resources, "verbs": verbs })
         });
-        let rules: Vec<_> = rules.collect();
-        ground.make::<Role>(json!({ "metadata": { "name": user }, "rules": rules })).await;
-        let api = "rbac.authorization.k8s.io";
-        let binding = json!({
-            "metadata": { "name": user },
-            "roleRef": { "apiGroup": api, "kind": "Role", "name": user },
-            "subjects": [{ "apiGroup": api, "kind": "User", "name": user }],
-        });
-        ground.make::<RoleBinding>(binding).await;
-        ground.act_as(user);
+        ground.let_only("somebody", &rules.collect::<Vec<_>>()).await;
         let running = ground.start(&[], &["sum"]);
         ground.asks_for_pods().await;
         let asked = std::time::Instant::now();
@@ -67,6 +58,77 @@ async fn a_secret_that_is_nowhere_is_named() {
         let ended = running.ends_within(SOON_GIVEN_UP).await;
         ended.with_code(78);
         ended.said("secret \"db\" not found");
+    })
+    .await;
+}
+
+fn json_of(rule: &Rule) -> serde_json::Value {
+    json!({ "apiGroups": [rule.group], "resources": rule.resources, "verbs": rule.verbs })
+}
+
+/// Runs the checks of a submitter until they end with this code, since rights take a moment, and gives what they said.
+async fn checked(ground: &Ground, code: i32) -> String {
+    let mut said = String::new();
+    let ends_so = async || {
+        let ended = ground.ask(&["preflight", "--deploy-mode", "cluster"]).ends().await;
+        said = ended.stdout;
+        ended.code == Some(code)
+    };
+    until_within(Duration::from_secs(30), &format!("preflight ends with {code}"), ends_so).await;
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: a user for every rule"]
+async fn every_rule_that_a_submitter_lacks_is_printed_and_none_is_printed_in_vain() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let rules = Part::Submitter.rules();
+        ground.let_only("all", &rules.iter().map(json_of).collect::<Vec<_>>()).await;
+        let said = checked(ground, 0).await;
+        assert!(said.contains("ok       rights: all of vonk-submitter"), "{said}");
+        for (n, missing) in rules.iter().enumerate() {
+            let rest: Vec<_> = rules.iter().filter(|rule| *rule != missing).map(json_of).collect();
+            ground.let_only(&format!("without-{n}"), &rest).await;
+            let said = checked(ground, 78).await;
+            for resource in &missing.resources {
+                let line = Rule { resources: vec![resource], ..missing.clone() }.to_string();
+                assert!(said.contains(&format!("- {line}")), "{line}: {said}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_looks_as_a_driver_does_and_is_removed() {
+    in_namespace(&[("pod-security.kubernetes.io/enforce", "restricted")], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let ended = ground.stock(&["preflight", "--pod"], &[]).ends().await;
+        ended.with_code(0);
+        for words in ["as vonk-submitter\n", "as vonk-driver\n", "ok       executor: would be created\n"] {
+            assert!(ended.stdout.contains(words), "no `{words}`: {ended:?}");
+        }
+        assert_eq!(ended.stdout.matches("ok       store: delete").count(), 2, "here and there: {ended:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_a_pod_is_named_with_what_to_set() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let wrong = json!({ "metadata": { "name": "wrong" }, "stringData": { "id": "nobody", "key": "nothing" } });
+        ground.make::<Secret>(wrong).await;
+        let settings = [
+            "--conf=k8s.driver.secret_env.AWS_ACCESS_KEY_ID=wrong:id",
+            "--conf=k8s.driver.secret_env.AWS_SECRET_ACCESS_KEY=wrong:key",
+        ];
+        let ended = ground.submit(&settings, &["sum"]).ends().await;
+        ended.with_code(78);
+        ended.said("the store refuses the driver pod");
+        ended.said("set k8s.driver.secret_env.*");
+        ground.remove_all::<Job>().await;
     })
     .await;
 }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{DeleteParams, LogParams, PropagationPolicy};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Secret};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams, PropagationPolicy};
 
-use crate::ground::{Ground, in_namespace, until_within};
+use crate::ground::{Ground, in_namespace, made, ours, until_within};
 use crate::running::{Ended, Running, sums};
 
 /// What the driver leaves goes within this time.
@@ -228,6 +230,125 @@ async fn whoever_comes_back_detaches_by_a_signal() {
         ended.with_code(0);
         assert!(has_printed(&ended, "0"), "{ended:?}");
         assert_eq!(ground.notes.of("runs").await.unwrap().len(), 1, "nothing ran twice");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_of_the_image_runs_as_it_is() {
+    where_drivers_are_pods(async |ground| {
+        let words = ["submit", "--deploy-mode=cluster"];
+        let ended = ground.stock(&words, &["local:///usr/local/bin/vonk", "preflight"]).ends().await;
+        ended.with_code(0);
+        assert!(printed(&ended).1.contains("as vonk-driver"), "{ended:?}");
+        assert!(!ground.has_programs().await, "nothing is sent");
+        let ended = ground.stock(&words, &["local:///usr/local/bin/nothing"]).ends().await;
+        ended.with_code(78);
+        ended.said("could not execute its program");
+    })
+    .await;
+}
+
+/// Whoever is killed between two objects leaves a Job that never runs, or one that runs as if nothing had happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_submitter_leaves_no_driver_that_lacks_something() {
+    where_drivers_are_pods(async |ground| {
+        let jobs = ground.api::<Job>();
+        let all = async || jobs.list(&ListParams::default()).await.unwrap().items;
+        for moment in ["the program is sent", "there is a Job", "there is a Secret"] {
+            let running = ground.submit(&[], &["print"]);
+            let comes = async || match moment {
+                "the program is sent" => ground.has_programs().await,
+                "there is a Job" => !all().await.is_empty(),
+                _ => ground.api::<Secret>().get_opt(&files_of(&all().await)).await.unwrap().is_some(),
+            };
+            ground.until(moment, comes).await;
+            running.signal("KILL");
+            running.ends().await;
+            for job in all().await {
+                let suspended = job.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true));
+                if suspended {
+                    assert_eq!(ground.drivers().await.len(), 0, "{moment}: what is half made does not run");
+                    continue;
+                }
+                let name = job.metadata.name.unwrap();
+                let ended = async || {
+                    let conditions = jobs.get(&name).await.unwrap().status.and_then(|status| status.conditions);
+                    conditions.unwrap_or_default().iter().any(|condition| condition.type_ == "Complete")
+                };
+                ground.until(&format!("{moment}: what is complete ends well"), ended).await;
+            }
+            // As gc does with what is half made after ten minutes: everything else belongs to the Job.
+            ground.remove_all::<Job>().await;
+            ground.nothing_is_left().await;
+        }
+    })
+    .await;
+}
+
+/// The Secret that the only Job's driver has.
+fn files_of(jobs: &[Job]) -> String {
+    let name = jobs.first().and_then(|job| job.metadata.name.clone()).unwrap_or_default();
+    format!("{name}-driver")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executors_that_run_finish_the_job_of_a_driver_without_rights() {
+    where_drivers_are_pods(async |ground| {
+        let running = ground.submit(&["--num-executors=2"], &["sum", "--hold"]);
+        ground.noted("reduce", 2).await;
+        ground.api::<RoleBinding>().delete("vonk-driver", &DeleteParams::default()).await.unwrap();
+        let reviews = ground.api_of_all::<SubjectAccessReview>();
+        let may = async || {
+            let asked = serde_json::json!({ "spec": {
+                "user": format!("system:serviceaccount:{}:vonk-driver", ground.namespace()),
+                "resourceAttributes": { "namespace": ground.namespace(), "verb": "create", "resource": "pods" },
+            } });
+            let review: SubjectAccessReview = made(asked);
+            let answer = reviews.create(&PostParams::default(), &review).await.unwrap();
+            answer.status.is_some_and(|status| status.allowed)
+        };
+        ground.until("the driver may make no pods", async || !may().await).await;
+        ground.notes.open_gate("reduce").await.unwrap();
+        let ended = running.ends().await;
+        ended.with_code(0);
+        assert_eq!(rows(&ended), sums(40_000, 100));
+        assert_eq!(ground.notes.of("reduce").await.unwrap().len(), 2, "no task ran again");
+        assert_eq!(ground.losses().await, []);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_the_store_and_of_links_are_in_secrets_alone() {
+    where_drivers_are_pods(async |ground| {
+        let key = std::env::var("AWS_SECRET_ACCESS_KEY").unwrap();
+        let running = ground.submit(&["--num-executors=1", "--conf=log=debug"], &["wait", "1"]);
+        ground.noted("runs", 1).await;
+        let app = id(&running).await;
+        let all = ListParams::default();
+        let pods = ground.api::<Pod>();
+        let mut texts = vec![
+            serde_json::to_string(&pods.list(&all).await.unwrap().items).unwrap(),
+            serde_json::to_string(&ground.api::<Job>().list(&all).await.unwrap().items).unwrap(),
+            serde_json::to_string(&ground.api::<ConfigMap>().list(&ours()).await.unwrap().items).unwrap(),
+            serde_json::to_string(&ground.api::<Event>().list(&all).await.unwrap().items).unwrap(),
+        ];
+        for pod in ground.drivers().await.into_iter().chain(ground.executors().await) {
+            texts.push(pods.logs(&pod.metadata.name.unwrap(), &LogParams::default()).await.unwrap());
+        }
+        texts.push(ground.ask(&["diagnose", &app]).ends().await.stdout);
+        ground.notes.open_gate("go").await.unwrap();
+        let ended = running.ends().await;
+        ended.with_code(0);
+        texts.extend([ended.stdout.clone(), ended.stderr.clone()]);
+        for name in ["status.json", "00000001-driver.log", "00000001-e1.log"] {
+            texts.push(ground.kept(name).await.unwrap_or_else(|| panic!("{name} is kept")));
+        }
+        assert!(texts.iter().all(|text| text.len() > 2), "each says something");
+        for text in texts {
+            assert!(!text.contains(&key) && !text.contains("PRIVATE KEY"), "{text}");
+        }
     })
     .await;
 }

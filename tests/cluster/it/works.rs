@@ -1,9 +1,11 @@
-//! Does client mode work, wherever the driver is and whatever pods must look like?
+//! Does it work, wherever the driver is and whatever pods must look like?
 
 use std::time::Duration;
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, LogParams};
+use model::events::{AppEvent, Record};
 use serde_json::json;
 
 use crate::ground::in_namespace;
@@ -175,6 +177,90 @@ async fn executors_go_and_come_back_and_no_task_runs_again() {
         assert!(!first.is_empty());
         assert_eq!(ground.notes.of("map").await.unwrap().len(), 4, "what was shuffled is in the store");
         assert_eq!(ground.losses().await, []);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pi_is_the_same_in_both_modes() {
+    in_namespace(&[], async |ground| {
+        let pi = ["pi", "1000000"];
+        let ended = ground.start(&[("executor.instances", "2")], &pi).ends().await;
+        ended.with_code(0);
+        assert_eq!(ended.stdout, "pi is roughly 3.14\n");
+        ground.let_in("vonk-driver").await;
+        let ended = ground.submit(&["--num-executors=2"], &pi).ends().await;
+        ended.with_code(0);
+        assert!(ended.stdout.lines().any(|line| line == "pi is roughly 3.14"), "{ended:?}");
+        ground.remove_all::<Job>().await;
+    })
+    .await;
+}
+
+/// Two tables of a thousand rows each, and a query that must exchange them.
+fn statements(data: &str) -> String {
+    let table = |name: &str, from: u32| {
+        let to = from + 999;
+        format!(
+            "COPY (SELECT value AS n, value % 10 AS k FROM range({from}, {to} + 1)) TO '{data}/{name}/' STORED AS PARQUET;\n\
+             CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{data}/{name}/';\n"
+        )
+    };
+    let query = "SELECT k, count(*) AS c, sum(n) AS s FROM (SELECT * FROM a UNION ALL SELECT * FROM b) GROUP BY k ORDER BY k;\n";
+    [table("a", 1), table("b", 1_001), query.to_owned()].concat()
+}
+
+/// What that query prints as CSV, without a header.
+fn answer() -> String {
+    let row = |k: u64| {
+        let of_key: Vec<u64> = (1..=2_000).filter(|n| n % 10 == k).collect();
+        format!("{k},{},{}\n", of_key.len(), of_key.iter().sum::<u64>())
+    };
+    (0..10).map(row).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_is_answered_by_pods_in_both_modes() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let folder = tempfile::tempdir().unwrap();
+        for mode in ["client", "cluster"] {
+            let file = folder.path().join(format!("{mode}.sql"));
+            std::fs::write(&file, statements(&format!("{}/{mode}", ground.data_url()))).unwrap();
+            let before = ["submit", "--deploy-mode", mode, "--num-executors", "2"];
+            let after = [file.to_str().unwrap(), "--format", "csv", "--no-header", "-q"];
+            let ended = ground.stock(&before, &after).ends_within(Duration::from_secs(180)).await;
+            ended.with_code(0);
+            let rows = ended.stdout.lines().filter(|line| line.split(',').count() == 3);
+            assert_eq!(rows.map(|row| format!("{row}\n")).collect::<String>(), answer(), "{mode}: {ended:?}");
+        }
+        let stages = |record: &Record| match &record.event {
+            AppEvent::JobStarted { stages, .. } => stages.len(),
+            _ => 0,
+        };
+        assert!(ground.records().await.iter().map(stages).max() >= Some(2), "rows were exchanged");
+        ground.remove_all::<Job>().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_go_along_in_both_modes() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("words.txt");
+        std::fs::write(&file, "stop").unwrap();
+        let files = format!("{}#stops", file.display());
+        let ended = ground.start(&[("app.files", &files)], &["attached", "stops"]).ends().await;
+        ended.with_code(0);
+        assert_eq!(ended.stdout, "the driver reads stop\na task reads stop\n");
+        let ended = ground.submit(&["--files", &files], &["attached", "stops"]).ends().await;
+        ended.with_code(0);
+        for line in ["the driver reads stop", "a task reads stop"] {
+            assert!(ended.stdout.lines().any(|found| found == line), "{ended:?}");
+        }
+        ground.remove_all::<Job>().await;
     })
     .await;
 }

@@ -45,6 +45,16 @@ enum Job {
         /// In mebibytes.
         mebibytes: usize,
     },
+    /// Counts how many of so many points of a square lie in the circle; prints `pi is roughly …`.
+    Pi {
+        /// How many.
+        points: u64,
+    },
+    /// Prints what is in a file that goes along, as the driver finds it and as a task does.
+    Attached {
+        /// Its name.
+        name: String,
+    },
     /// Panics in a task.
     Fail,
     /// Prints a line on stdout, and one from a task on stderr.
@@ -130,6 +140,15 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
             });
             println!("{}", numbers.sum()?);
         }
+        Job::Pi { points } => {
+            let inside = ctx.range_into(0..points, 4).filter(|point| is_in_circle(*point)).count()?;
+            println!("pi is roughly {:.2}", 4.0 * inside as f64 / points as f64);
+        }
+        Job::Attached { name } => {
+            println!("the driver reads {}", contents(&name));
+            let lines = ctx.range_into(0..1, 1).map_with(name, |name, _| format!("a task reads {}", contents(name)));
+            lines.collect()?.iter().for_each(|line| println!("{line}"));
+        }
         Job::Fail => {
             ctx.range_into(0..2, 2).foreach(|number| assert!(number != 1, "row {number} is wrong"))?;
         }
@@ -149,6 +168,18 @@ fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
         Job::Exit { code } => std::process::exit(code),
     }
     Ok(())
+}
+
+/// Points of a grid whose sides no power of two divides: as even as chance, and the same every time.
+fn is_in_circle(point: u64) -> bool {
+    let side = |step: f64| (point as f64 * step).fract();
+    let (x, y) = (side(0.754_877_666_246_693), side(0.569_840_290_998_053));
+    x * x + y * y < 1.0
+}
+
+fn contents(name: &str) -> String {
+    let path = vonk::attached(name).unwrap_or_else(|error| panic!("{error}"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Rows by key, through a shuffle that keeps every row: `group_by_key` combines nothing on the map side.
