@@ -128,7 +128,7 @@ pub(crate) fn note_end(code: u8, report: Option<String>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if let (Ok(runtime), Ok((store, root))) = (runtime, shuffle::store::open(&said.store_url)) {
             runtime.block_on(async {
-                let error = report.as_deref().map(|report| first_line(report).to_owned());
+                let error = report.as_deref().map(|report| in_a_line(report));
                 standing::note_end(&*store, &root, said.who.app, i32::from(code), error).await;
                 if let (Some(report), Some(printed)) = (report, &said.printed) {
                     let _ = printed.add(format!("{report}\n").as_bytes());
@@ -144,8 +144,22 @@ pub(crate) fn note_end(code: u8, report: Option<String>) {
     }
 }
 
-/// The error itself, without its causes.
-fn first_line(report: &str) -> &str {
-    let line = report.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line)
+/// The error with its causes, on one line: the last of them is the sentence that the terminal said.
+fn in_a_line(report: &str) -> String {
+    let mut lines = report.lines();
+    let first = lines.next().unwrap_or_default();
+    let causes = lines.map_while(|line| line.strip_prefix("  because: "));
+    std::iter::once(first.strip_prefix("error: ").unwrap_or(first)).chain(causes).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_with_its_causes_and_without_what_to_do() {
+        let report = "error: run job `sum`\n  because: no executor can start\n  because: cannot pull image a\nhelp: b\n  because: c";
+        assert_eq!(in_a_line(report), "run job `sum`: no executor can start: cannot pull image a");
+        assert_eq!(in_a_line("terminated"), "terminated");
+    }
 }

@@ -113,3 +113,11 @@ pub fn main(program: impl FnOnce() -> Result<(), anyhow::Error>) -> ExitCode {
     crate::history::note_end(code, report);
     ExitCode::from(code)
 }
+
+#[cfg(all(test, feature = "k8s"))]
+mod tests {
+    #[test]
+    fn drivers_here_and_in_pods_are_told_their_time_alike() {
+        assert_eq!(super::TIMEOUT, k8s_backend::names::variables::TIMEOUT);
+    }
+}

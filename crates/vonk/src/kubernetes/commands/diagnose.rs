@@ -30,22 +30,9 @@ pub(crate) struct Diagnose {
 impl Diagnose {
     pub(crate) async fn run(self) -> Result<u8, anyhow::Error> {
         let config = self.connection.config()?;
-        let cluster = connect(&config).await?;
-        let findings = match find(&cluster, &self.app).await {
-            Ok(root) => {
-                let app = root.app();
-                let seeing = see(&cluster, root).await?;
-                let gathered = diagnose::gather(&cluster, &seeing).await?;
-                let now = Wall::now();
-                let runs = seeing.root.state(now) == "running";
-                let told = match (app, store::open(&config)) {
-                    (Some(app), Ok(store)) => of_store(&store, app, runs).await,
-                    _ => Vec::new(),
-                };
-                diagnose::findings(&seeing, &gathered, told, cluster.namespace(), now)
-            }
-            Err(unknown @ FindError::Unknown { .. }) => past(&config, &self.app, unknown).await?,
-            Err(error) => return Err(error.into()),
+        let findings = match self.of_cluster(&config).await {
+            Err(error) if super::code_of(&error) == exit::LOST => away(&config, &self.app, error).await?,
+            findings => findings?,
         };
         match self.output {
             Format::Json => findings.iter().for_each(json),
@@ -53,6 +40,38 @@ impl Diagnose {
         }
         Ok(exit::DONE)
     }
+
+    async fn of_cluster(&self, config: &Config) -> Result<Vec<Finding>, anyhow::Error> {
+        let cluster = connect(config).await?;
+        Ok(match find(&cluster, &self.app).await {
+            Ok(root) => {
+                let app = root.app();
+                let seeing = see(&cluster, root).await?;
+                let gathered = diagnose::gather(&cluster, &seeing).await?;
+                let now = Wall::now();
+                let runs = seeing.root.state(now) == "running";
+                let told = match (app, store::open(config)) {
+                    (Some(app), Ok(store)) => of_store(&store, app, runs).await,
+                    _ => Vec::new(),
+                };
+                diagnose::findings(&seeing, &gathered, told, cluster.namespace(), now)
+            }
+            Err(unknown @ FindError::Unknown { .. }) => past(config, &self.app, unknown).await?,
+            Err(error) => return Err(error.into()),
+        })
+    }
+}
+
+/// What the store knows while the API server, or something on the way to it, is away.
+async fn away(config: &Config, wanted: &str, why: anyhow::Error) -> Result<Vec<Finding>, anyhow::Error> {
+    let Ok(store) = store::open(config) else { return Err(why) };
+    let found = history::find(&store, wanted).await.ok().flatten().and_then(|past| past.app.parse().ok());
+    let Some(app) = found else { return Err(why) };
+    let says = format!("the cluster cannot be asked, and this is what the store knows: {why:#}");
+    let mut findings = vec![Finding::new(Severity::Fatal, says)];
+    findings.extend(of_store(&store, app, true).await);
+    findings.sort_by_key(|finding| finding.severity);
+    Ok(findings)
 }
 
 /// What is known of an application of which only the store knows.
