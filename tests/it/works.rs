@@ -57,6 +57,30 @@ fn an_accumulator_counts_every_row_once() {
 }
 
 #[test]
+fn files_go_along_with_any_master() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.txt");
+    fs::write(&file, "along").unwrap();
+    let files = format!("app.files={},{}#b", file.display(), file.display());
+    for master in ["local[2]", "local-cluster[2,1]"] {
+        for name in ["a.txt", "b"] {
+            let outcome = Program::new(&["attached", name]).master(master).conf(&[&files]).run().succeeded();
+            assert_eq!(outcome.stdout, "the driver reads along\na task reads along\n", "{master}");
+        }
+    }
+    let missing = Program::new(&["sum"]).conf(&["app.files=/nowhere/at/all"]).run();
+    missing.failed(2, &["attach `/nowhere/at/all`"]);
+}
+
+#[test]
+fn a_driver_ends_when_its_time_is_over() {
+    for master in ["local[2]", "local-cluster[2,1]"] {
+        let outcome = Program::new(&["forever"]).master(master).env("VONK_TIMEOUT_MS", "2000").run();
+        outcome.failed(124, &["it ran longer than --timeout: stopping"]);
+    }
+}
+
+#[test]
 fn text_is_written_all_at_once_and_reads_back() {
     for master in ["local[2]", "local-cluster[2,1]"] {
         let folder = tempfile::tempdir().unwrap();

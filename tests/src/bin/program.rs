@@ -52,6 +52,11 @@ enum Job {
         #[arg(long)]
         well: bool,
     },
+    /// Prints what is in a file that goes along, as the driver finds it and as a task does.
+    Attached {
+        /// Its name.
+        name: String,
+    },
     /// Collects so many rows of 1,000 bytes.
     Collect {
         /// How many.
@@ -123,6 +128,11 @@ fn sums(ctx: &Context, shape: &Shape) -> Result<vonk::Rdd<String>, vonk::Error> 
     Ok(lines.erase())
 }
 
+fn contents(name: &str) -> String {
+    let path = vonk::attached(name).unwrap_or_else(|error| panic!("{error}"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 fn print_sorted(mut lines: Vec<String>) {
     lines.sort_unstable();
     lines.iter().for_each(|line| println!("{line}"));
@@ -131,6 +141,11 @@ fn print_sorted(mut lines: Vec<String>) {
 fn run(ctx: &Context, job: Job) -> Result<(), vonk::Error> {
     match job {
         Job::Sum(shape) => print_sorted(sums(ctx, &shape)?.collect()?),
+        Job::Attached { name } => {
+            println!("the driver reads {}", contents(&name));
+            let lines = ctx.range_into(0..1, 1).map_with(name, |name, _| format!("a task reads {}", contents(name)));
+            print_sorted(lines.collect()?);
+        }
         Job::Twice(shape) => {
             let sums = sums(ctx, &shape)?;
             print_sorted(sums.collect()?);
