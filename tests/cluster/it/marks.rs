@@ -72,8 +72,6 @@ async fn work_on_pods_and_on_processes() {
         for (what, size) in [("pi", "400000000"), ("words", "2000000")] {
             let (mut pods, mut processes) = (Vec::new(), Vec::new());
             let job = ["time", what, size];
-            let spread =
-                r#"[{"maxSkew":1,"topologyKey":"kubernetes.io/hostname","whenUnsatisfiable":"DoNotSchedule"}]"#;
             let settings = [("executor.instances", "2")];
             for _ in 0..3 {
                 let on_pods = ground.start(&settings, &job).ends_within(LONG).await;
