@@ -66,6 +66,8 @@ pub struct PartitionSize {
     pub rows: u64,
     /// Bytes as stored.
     pub bytes: u64,
+    /// Bytes before compression. Maps count them for all of their partitions together: each is taken to be compressed alike.
+    pub raw_bytes: u64,
 }
 
 /// An object that a status makes known.

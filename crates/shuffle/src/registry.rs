@@ -345,6 +345,12 @@ fn keys_of(spec: &ShuffleSpec, output: &MapOutput) -> Vec<String> {
     }
 }
 
+/// What a part of the stored bytes was before compression.
+fn scaled(part: u64, raw: u64, stored: u64) -> u64 {
+    let raw = u128::from(part) * u128::from(raw) / u128::from(stored.max(1));
+    u64::try_from(raw).unwrap_or(u64::MAX)
+}
+
 fn ensure(holds: bool, what: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.to_owned()) }
 }
@@ -473,6 +479,7 @@ impl Shuffle {
                 let at = pair.partition as usize;
                 self.sizes[at].rows += pair.rows;
                 self.sizes[at].bytes += pair.length;
+                self.sizes[at].raw_bytes += scaled(pair.length, output.raw_bytes, output.stored_bytes);
                 self.fingerprints[at].add(weight, ledger::entry(pair.rows, pair.row_sum));
             }
         }
