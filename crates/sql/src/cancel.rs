@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -63,7 +64,7 @@ pub(crate) fn look_in_joins(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Exec
 }
 
 /// Its expression, unless the task was cancelled.
-#[derive(Debug, Eq, Hash)]
+#[derive(Debug, Eq)]
 struct Looks {
     expression: Arc<dyn PhysicalExpr>,
 }
@@ -71,6 +72,12 @@ struct Looks {
 impl PartialEq for Looks {
     fn eq(&self, other: &Self) -> bool {
         self.expression.eq(&other.expression)
+    }
+}
+
+impl Hash for Looks {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.expression.hash(state);
     }
 }
 

@@ -1,10 +1,12 @@
 //! Which of the program's functions was it, when one panics?
 //!
-//! [`guarded`] makes a function that is another, and says its name in front of what a panic of it says.
+//! [`guarded`] makes a function that is another, whose panics are errors that say its name: they unwind neither through the
+//! engine nor, where a plan runs whole, through the program that asked.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::{Arc, Once};
 
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
@@ -18,8 +20,71 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ExpressionPlacement, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, StructFieldMapping,
 };
+use model::{Failure, FailureKind};
 
-/// The same function, whose panics name it.
+use crate::error::wrap;
+
+/// The longest text of a panic that travels; what is cut off is said.
+const PANIC_TEXT_MAX: usize = 16 << 10;
+
+thread_local! {
+    /// Whether panics of this thread are contained here, and so not printed.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// Where the last of them happened.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Calls a function of the program's; a panic becomes an error that says which function it was, where it happened, and what it
+/// said.
+pub(crate) fn guard<T>(name: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    install_hook();
+    let outer = GUARDED.replace(true);
+    PLACE.set(None);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(outer);
+    let panic = match result {
+        Ok(result) => return result,
+        Err(panic) => panic,
+    };
+    let text = text(&*panic);
+    // A payload may panic again when it is dropped; then it is leaked.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(again);
+    }
+    let place = PLACE.take().map(|place| format!(" at {place}")).unwrap_or_default();
+    let kind = FailureKind::UserCode { panicked: true, transient: false };
+    Err(wrap(Failure::new(kind, format!("call function `{name}`")).caused_by(format!("panicked{place}: {text}"))))
+}
+
+/// What a panic said.
+fn text(panic: &(dyn Any + Send)) -> String {
+    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text.as_str(),
+        (None, None) => "with a value that is no text",
+    };
+    if text.len() <= PANIC_TEXT_MAX {
+        return text.to_owned();
+    }
+    format!("{} … ({} bytes)", &text[..text.floor_char_boundary(PANIC_TEXT_MAX)], text.len())
+}
+
+/// Remembers where guarded panics happen; all others go to the hook that was there before.
+fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
+            if GUARDED.get() {
+                PLACE.set(panic.location().map(ToString::to_string));
+            } else {
+                others(panic);
+            }
+        }));
+    });
+}
+
+/// The same function, whose panics are errors that name it.
 #[must_use]
 pub fn guarded(function: &ScalarUDF) -> ScalarUDF {
     ScalarUDF::new_from_shared_impl(Arc::new(Guarded(Arc::clone(function.inner()).into())))
@@ -28,23 +93,11 @@ pub fn guarded(function: &ScalarUDF) -> ScalarUDF {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Guarded(UdfEq<Arc<dyn ScalarUDFImpl>>);
 
-/// What a panic said.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (None, Some(text)) => text,
-        (None, None) => "a value that is no text",
-    }
-}
-
 // A function that a later version adds must be passed on too, or it would be another.
 #[warn(clippy::missing_trait_methods)]
 impl ScalarUDFImpl for Guarded {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match catch_unwind(AssertUnwindSafe(|| self.0.invoke_with_args(args))) {
-            Ok(result) => result,
-            Err(panic) => resume_unwind(Box::new(format!("function `{}`: {}", self.0.name(), text(&*panic)))),
-        }
+        guard(self.0.name(), || self.0.invoke_with_args(args))
     }
 
     fn name(&self) -> &str {
@@ -148,6 +201,7 @@ mod tests {
     use datafusion::prelude::SessionContext;
 
     use super::*;
+    use crate::error::failure;
 
     #[tokio::test]
     async fn a_panic_names_its_function_and_all_else_is_as_it_was() {
@@ -161,8 +215,14 @@ mod tests {
         session.register_udf(guarded(&function));
         assert_eq!(session.sql("SELECT picky(1)").await.unwrap().collect().await.unwrap()[0].num_rows(), 1);
         assert_eq!(guarded(&function), guarded(&function));
-        let asked = async move { session.sql("SELECT picky(13)").await.unwrap().collect().await };
-        let panic = tokio::spawn(asked).await.unwrap_err().into_panic();
-        assert_eq!(text(&*panic), "function `picky`: 13 is not for me");
+        let error = session.sql("SELECT picky(13)").await.unwrap().collect().await.unwrap_err();
+        let failure = failure("ask", &error);
+        assert_eq!(failure.kind, FailureKind::UserCode { panicked: true, transient: false });
+        assert_eq!(failure.message, "call function `picky`");
+        let [cause] = &failure.chain[..] else { panic!("{failure}") };
+        assert!(
+            cause.starts_with(&format!("panicked at {}:", file!())) && cause.ends_with(": 13 is not for me"),
+            "{cause}"
+        );
     }
 }

@@ -173,7 +173,7 @@ impl Context {
     {
         let made = make();
         self.queries().carrier.keep::<Aggregate<F>>(FunctionKind::Aggregate, made.name(), made.aliases());
-        self.session()?.register_udaf(made);
+        self.session()?.register_udaf(sql::guarded_aggregate(&made));
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl Context {
     {
         let made = make();
         self.queries().carrier.keep::<Window<F>>(FunctionKind::Window, made.name(), made.aliases());
-        self.session()?.register_udwf(made);
+        self.session()?.register_udwf(sql::guarded_window(&made));
         Ok(())
     }
 }
@@ -211,7 +211,7 @@ impl<F: Fn() -> AggregateUDF + Clone + Send + Sync + 'static> Named for Aggregat
     type Value = Make;
 
     fn value() -> Make {
-        || Function::Aggregate(Arc::new(conjure::<F>()()))
+        || Function::Aggregate(Arc::new(sql::guarded_aggregate(&conjure::<F>()())))
     }
 }
 
@@ -219,7 +219,7 @@ impl<F: Fn() -> WindowUDF + Clone + Send + Sync + 'static> Named for Window<F> {
     type Value = Make;
 
     fn value() -> Make {
-        || Function::Window(Arc::new(conjure::<F>()()))
+        || Function::Window(Arc::new(sql::guarded_window(&conjure::<F>()())))
     }
 }
 
