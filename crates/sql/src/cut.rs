@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, not_impl_err};
 use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
 use datafusion::physical_plan::limit::GlobalLimitExec;
@@ -252,6 +253,15 @@ fn distribute_node(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn E
     }
     if exchange(&node).is_some() || downcast::<UnionExec>(&node).is_some() || gathers_left(&node) {
         return Ok(Transformed::no(node));
+    }
+    if let Some(groups) = downcast::<AggregateExec>(&node)
+        && groups.group_expr().has_grouping_set()
+        && groups.group_expr().expr().is_empty()
+    {
+        // Plans are sent without the number of sets that have no column: executors would find none.
+        return not_impl_err!(
+            "`GROUPING SETS (())` alone is not run in stages: without `GROUP BY` the row is the same"
+        );
     }
     // A node that gathers by itself would gather only what its own task has.
     let own = partitions(&node);

@@ -101,12 +101,8 @@ pub(crate) fn wrap_job(error: JobError) -> DataFusionError {
 /// Whether a job ended because memory was refused to something that cannot spill.
 pub(crate) fn wants_memory(error: &DataFusionError) -> bool {
     let DataFusionError::External(error) = error else { return false };
-    matches!(error.downcast_ref::<JobError>(), Some(error) if job_wants_memory(error))
-}
-
-/// The same of a job's own error.
-pub(crate) fn job_wants_memory(error: &JobError) -> bool {
-    matches!(error, JobError::Failed { failure, .. } if failure.kind == FailureKind::TaskMemory)
+    let failed = error.downcast_ref::<JobError>();
+    matches!(failed, Some(JobError::Failed { failure, .. }) if failure.kind == FailureKind::TaskMemory)
 }
 
 /// The failure that an error is to the task in which it happened.

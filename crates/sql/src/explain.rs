@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::display::{PlanType, StringifiedPlan};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
-use datafusion::execution::config::SessionConfig;
+use datafusion::datasource::sink::DataSinkExec;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -21,20 +21,41 @@ use datafusion::physical_plan::{
 use model::metrics::TaskMetrics;
 
 use crate::cut;
-use crate::query::{Cluster, Ran, run_measured};
+use crate::order;
+use crate::query::{QueryExec, Ran, run_measured};
 use crate::read::downcast;
+use crate::sink::WriteExec;
 
-/// The plan of an `EXPLAIN`, with the stages that the query will run as.
+/// The plan of an `EXPLAIN`, with the stages that the query will run as, if it will.
 pub(crate) fn explained(explain: &Arc<dyn ExecutionPlan>, plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    let Some(of) = downcast::<ExplainExec>(explain) else { return Arc::clone(explain) };
+    let (Some(of), Some(stages)) = (downcast::<ExplainExec>(explain), stages(plan)) else {
+        return Arc::clone(explain);
+    };
     let mut plans = of.stringified_plans().to_vec();
     plans.retain(|plan| of.verbose() || plan.plan_type != PlanType::FinalPhysicalPlan);
-    plans.push(StringifiedPlan::new(PlanType::FinalPhysicalPlan, stages(plan)));
+    plans.push(StringifiedPlan::new(PlanType::FinalPhysicalPlan, stages));
     Arc::new(ExplainExec::new(of.schema(), plans, of.verbose()))
 }
 
-/// A plan with its exchanges marked. Stages are numbered in the order in which they can run.
-pub(crate) fn stages(plan: &Arc<dyn ExecutionPlan>) -> String {
+/// A plan with its exchanges marked. Stages are numbered in the order in which they can run. None for a plan that runs whole.
+fn stages(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+    if let Some(query) = downcast::<QueryExec>(plan) {
+        return Some(of_query(query.plan()));
+    }
+    if let Some(write) = downcast::<WriteExec>(plan) {
+        return Some(of_write(plan, write.rows().ok()?));
+    }
+    let sink = downcast::<DataSinkExec>(plan)?;
+    let query = downcast::<QueryExec>(sink.input())?;
+    let mut text = String::new();
+    line(&mut text, 0, plan);
+    for below in of_query(query.plan()).lines() {
+        let _ = writeln!(text, "  {below}");
+    }
+    Some(text)
+}
+
+fn of_query(plan: &Arc<dyn ExecutionPlan>) -> String {
     let (top, below) = cut::peel(Arc::clone(plan));
     let mut text = String::new();
     let mut depth = 0;
@@ -47,6 +68,32 @@ pub(crate) fn stages(plan: &Arc<dyn ExecutionPlan>) -> String {
     fragment(&below, depth + 1, &mut next, &mut fragments);
     let tasks = below.output_partitioning().partition_count();
     let _ = writeln!(text, "{:1$}stage {next}, to the driver: {tasks} tasks", "", depth * 2);
+    text + &fragments
+}
+
+fn of_write(write: &Arc<dyn ExecutionPlan>, rows: &Arc<dyn ExecutionPlan>) -> String {
+    let mut text = String::new();
+    line(&mut text, 0, write);
+    let (mut next, mut fragments) = (1, String::new());
+    let tasks = match order::sorts(rows) {
+        None => {
+            fragment(rows, 2, &mut next, &mut fragments);
+            rows.output_partitioning().partition_count()
+        }
+        Some(sort) => {
+            let input = sort.input();
+            let tasks = input.output_partitioning().partition_count();
+            let mut below = String::new();
+            fragment(input, 4, &mut next, &mut below);
+            let by = sort.expr();
+            let _ = writeln!(fragments, "    SortExec: expr=[{by}], of a range each");
+            let _ = writeln!(fragments, "      stage {next}, by ranges of {by} into {tasks} partitions: {tasks} tasks");
+            fragments.push_str(&below);
+            next += 1;
+            tasks
+        }
+    };
+    let _ = writeln!(text, "  stage {next}, into files: {tasks} tasks");
     text + &fragments
 }
 
@@ -79,29 +126,37 @@ fn line(text: &mut String, depth: usize, node: &Arc<dyn ExecutionPlan>) {
     let _ = write!(text, "{:1$}{2}", "", depth * 2, displayable(node.as_ref()).one_line());
 }
 
-/// Runs a query for what can be measured of it: `EXPLAIN ANALYZE`.
+/// Runs a query or a write for what can be measured of it: `EXPLAIN ANALYZE`.
 pub(crate) struct AnalyzeExec {
-    cluster: Arc<Cluster>,
     plan: Arc<dyn ExecutionPlan>,
-    config: SessionConfig,
     properties: Arc<PlanProperties>,
 }
 
 impl AnalyzeExec {
-    pub(crate) fn new(
-        cluster: Arc<Cluster>,
-        plan: Arc<dyn ExecutionPlan>,
-        config: SessionConfig,
-        schema: SchemaRef,
-    ) -> Self {
+    /// Whether a plan runs in stages, which can be measured.
+    pub(crate) fn measures(plan: &Arc<dyn ExecutionPlan>) -> bool {
+        downcast::<QueryExec>(plan).is_some() || downcast::<WriteExec>(plan).is_some()
+    }
+
+    pub(crate) fn new(plan: Arc<dyn ExecutionPlan>, schema: SchemaRef) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Self { cluster, plan, config, properties: Arc::new(properties) }
+        Self { plan, properties: Arc::new(properties) }
     }
+}
+
+async fn run(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Vec<Ran>> {
+    if let Some(query) = downcast::<QueryExec>(plan) {
+        return run_measured(query, context).await;
+    }
+    let Some(write) = downcast::<WriteExec>(plan) else { return internal_err!("what is measured runs in stages") };
+    let mut ran = Vec::new();
+    write.run(context, &mut ran).await?;
+    Ok(ran)
 }
 
 impl std::fmt::Debug for AnalyzeExec {
@@ -131,7 +186,7 @@ impl ExecutionPlan for AnalyzeExec {
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(plan) = children.pop() else { return internal_err!("an analysis has one plan") };
-        Ok(Arc::new(Self::new(Arc::clone(&self.cluster), plan, self.config.clone(), self.schema())))
+        Ok(Arc::new(Self::new(plan, self.schema())))
     }
 
     fn apply_expressions(
@@ -141,12 +196,11 @@ impl ExecutionPlan for AnalyzeExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
-        let (cluster, plan, config) = (Arc::clone(&self.cluster), Arc::clone(&self.plan), self.config.clone());
-        let batch_schema = Arc::clone(&schema);
+        let (plan, batch_schema) = (Arc::clone(&self.plan), Arc::clone(&schema));
         let run = async move {
-            let ran = run_measured(&cluster, plan, &config).await?;
+            let ran = run(&plan, &context).await?;
             let (kind, text) = (StringArray::from(vec!["Plan with Metrics"]), StringArray::from(vec![measured(&ran)]));
             Ok(RecordBatch::try_new(batch_schema, vec![Arc::new(kind), Arc::new(text)])?)
         };
@@ -170,16 +224,13 @@ fn measured(ran: &[Ran]) -> String {
             broken_rows_dropped,
             broken_rows_mended,
             ..
-        } = stage.metrics;
-        let _ = writeln!(
-            text,
-            "stage {number}: {} tasks in {}, {} of task time; {} rows, {} out",
-            stage.tasks,
-            time(stage.took),
-            time(Duration::from_micros(run_micros)),
-            stage.rows,
-            size(stage.bytes),
-        );
+        } = stage.metrics.unwrap_or_default();
+        let _ = write!(text, "stage {number}: {} tasks in {}", stage.tasks, time(stage.took));
+        if stage.metrics.is_some() {
+            let _ = write!(text, ", {} of task time", time(Duration::from_micros(run_micros)));
+        }
+        let out = if stage.metrics.is_some() { "out" } else { "into files" };
+        let _ = writeln!(text, "; {} rows, {} {out}", stage.rows, size(stage.bytes));
         if input_rows + input_bytes > 0 {
             let _ = writeln!(text, "  read {input_rows} rows, {} from tables", size(input_bytes));
         }

@@ -3,6 +3,7 @@
 //! As DataFusion's own encoding of its plan, with two leaves of ours, and the session's options that are not at their
 //! default. What its rows are divided by is the plan's root, a `RepartitionExec`.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::functions::{BuiltIn, Carrier, Function, FunctionKind, Prefer};
 use crate::read::{EqualColumns, ShuffleReadExec, downcast};
 use crate::scan::{Content, ScanExec, content};
 use crate::stage::End;
+use crate::window::{Filtered, Told};
 
 /// Where a fragment's files go. In which format is the plan's root, a `DataSinkExec`.
 #[derive(Clone, PartialEq, Message)]
@@ -88,9 +90,10 @@ pub(crate) fn encode(
             (sink, Some(destination.clone()))
         }
     };
-    let codec = Codec { carrier: Arc::clone(carrier) };
+    let prefer = Prefer::of(config);
+    let codec = Codec { carrier: Arc::clone(carrier), prefer };
     let plan = physical_plan_to_bytes_with_extension_codec(plan, &codec).map_err(Error::encode)?;
-    let spark = Prefer::of(config) == Prefer::Spark;
+    let spark = prefer == Prefer::Spark;
     Ok(Body { plan, options: changed(config.options()), write, spark }.encode_to_vec().into())
 }
 
@@ -108,7 +111,7 @@ pub(crate) fn decode(
     let prefer = if body.spark { Prefer::Spark } else { Prefer::DataFusion };
     let config = SessionConfig::from(options).with_extension(Arc::new(prefer));
     let context = context(config.clone());
-    let codec = Codec { carrier: Arc::clone(carrier) };
+    let codec = Codec { carrier: Arc::clone(carrier), prefer };
     let mut plan =
         physical_plan_from_bytes_with_extension_codec(&body.plan, &context, &codec).map_err(Error::decode)?;
     let mut partitioning = None;
@@ -182,6 +185,28 @@ impl Files {
     }
 }
 
+/// A function: by the plan's name for it, if it is one that every executable has.
+#[derive(Clone, PartialEq, Message)]
+struct FunctionMessage {
+    /// The program's own.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    own: Option<Bytes>,
+    /// Its last argument is a condition.
+    #[prost(bool, tag = "2")]
+    filtered: bool,
+    /// What its evaluator is told.
+    #[prost(message, optional, tag = "3")]
+    told: Option<ToldMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ToldMessage {
+    #[prost(bool, tag = "1")]
+    ignore_nulls: bool,
+    #[prost(bool, tag = "2")]
+    reversed: bool,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct Columns {
     #[prost(uint32, repeated, tag = "1")]
@@ -190,6 +215,7 @@ struct Columns {
 
 struct Codec {
     carrier: Arc<dyn Carrier>,
+    prefer: Prefer,
 }
 
 impl fmt::Debug for Codec {
@@ -199,17 +225,16 @@ impl fmt::Debug for Codec {
 }
 
 impl Codec {
-    fn encode_function(&self, built_in: bool, kind: FunctionKind, name: &str, out: &mut Vec<u8>) -> DfResult<()> {
+    /// The program's own function; none if it is one that every executable has.
+    fn own(&self, built_in: bool, kind: FunctionKind, name: &str) -> DfResult<Option<Bytes>> {
         match self.carrier.encode(kind, name) {
-            Some(bytes) => out.extend_from_slice(&bytes),
-            None if built_in => {}
-            None => return Err(Error::UnknownFunction { name: name.to_owned() }.into()),
+            None if !built_in => Err(Error::UnknownFunction { name: name.to_owned() }.into()),
+            own => Ok(own),
         }
-        Ok(())
     }
 
-    fn decode_function(&self, bytes: &[u8]) -> DfResult<Function> {
-        self.carrier.decode(bytes).map_err(crate::error::wrap)
+    fn decode_own(&self, own: &[u8]) -> DfResult<Function> {
+        self.carrier.decode(own).map_err(crate::error::wrap)
     }
 }
 
@@ -266,52 +291,66 @@ impl PhysicalExtensionCodec for Codec {
 
     fn try_encode_udf(&self, function: &ScalarUDF, out: &mut Vec<u8>) -> DfResult<()> {
         let name = function.name();
-        self.encode_function(
-            BuiltIn::get(Prefer::DataFusion).scalar.contains_key(name),
-            FunctionKind::Scalar,
-            name,
-            out,
-        )
+        let built_in = BuiltIn::get(Prefer::DataFusion).scalar.contains_key(name);
+        let own = self.own(built_in, FunctionKind::Scalar, name)?;
+        FunctionMessage { own, ..FunctionMessage::default() }.encode(out).map_err(|error| Error::encode(error).into())
     }
 
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> DfResult<Arc<ScalarUDF>> {
-        match self.decode_function(bytes)? {
+        let message = FunctionMessage::decode(bytes).map_err(Error::decode)?;
+        match self.decode_own(&message.own.unwrap_or_default())? {
             Function::Scalar(function) => Ok(function),
             other => internal_err!("function `{name}` is another kind of function: {other:?}"),
         }
     }
 
     fn try_encode_udaf(&self, function: &AggregateUDF, out: &mut Vec<u8>) -> DfResult<()> {
-        let name = function.name();
-        self.encode_function(
-            BuiltIn::get(Prefer::DataFusion).aggregate.contains_key(name),
-            FunctionKind::Aggregate,
-            name,
-            out,
-        )
+        let filtered = (function.inner().as_ref() as &dyn Any).downcast_ref::<Filtered>();
+        let name = filtered.map_or(function, |filtered| filtered.function().as_ref()).name();
+        let built_in = BuiltIn::get(Prefer::DataFusion).aggregate.contains_key(name);
+        let own = self.own(built_in, FunctionKind::Aggregate, name)?;
+        let message = FunctionMessage { own, filtered: filtered.is_some(), told: None };
+        message.encode(out).map_err(|error| Error::encode(error).into())
     }
 
     fn try_decode_udaf(&self, name: &str, bytes: &[u8]) -> DfResult<Arc<AggregateUDF>> {
-        match self.decode_function(bytes)? {
-            Function::Aggregate(function) => Ok(function),
-            other => internal_err!("function `{name}` is another kind of function: {other:?}"),
-        }
+        let message = FunctionMessage::decode(bytes).map_err(Error::decode)?;
+        let function = match message.own {
+            Some(own) => match self.decode_own(&own)? {
+                Function::Aggregate(function) => function,
+                other => return internal_err!("function `{name}` is another kind of function: {other:?}"),
+            },
+            None => match BuiltIn::get(self.prefer).aggregate.get(name) {
+                Some(function) => Arc::clone(function),
+                None => return internal_err!("there is no function `{name}`"),
+            },
+        };
+        Ok(if message.filtered { Arc::new(Filtered::of(function)) } else { function })
     }
 
     fn try_encode_udwf(&self, function: &WindowUDF, out: &mut Vec<u8>) -> DfResult<()> {
-        let name = function.name();
-        self.encode_function(
-            BuiltIn::get(Prefer::DataFusion).window.contains_key(name),
-            FunctionKind::Window,
-            name,
-            out,
-        )
+        let told = (function.inner().as_ref() as &dyn Any).downcast_ref::<Told>();
+        let name = told.map_or(function, |told| told.function.as_ref()).name();
+        let built_in = BuiltIn::get(Prefer::DataFusion).window.contains_key(name);
+        let own = self.own(built_in, FunctionKind::Window, name)?;
+        let told = told.map(|told| ToldMessage { ignore_nulls: told.ignore_nulls, reversed: told.reversed });
+        let message = FunctionMessage { own, filtered: false, told };
+        message.encode(out).map_err(|error| Error::encode(error).into())
     }
 
     fn try_decode_udwf(&self, name: &str, bytes: &[u8]) -> DfResult<Arc<WindowUDF>> {
-        match self.decode_function(bytes)? {
-            Function::Window(function) => Ok(function),
-            other => internal_err!("function `{name}` is another kind of function: {other:?}"),
-        }
+        let message = FunctionMessage::decode(bytes).map_err(Error::decode)?;
+        let function = match message.own {
+            Some(own) => match self.decode_own(&own)? {
+                Function::Window(function) => function,
+                other => return internal_err!("function `{name}` is another kind of function: {other:?}"),
+            },
+            None => match BuiltIn::get(self.prefer).window.get(name) {
+                Some(function) => Arc::clone(function),
+                None => return internal_err!("there is no function `{name}`"),
+            },
+        };
+        let Some(ToldMessage { ignore_nulls, reversed }) = message.told else { return Ok(function) };
+        Ok(Arc::new(Told { function, ignore_nulls, reversed }.into()))
     }
 }

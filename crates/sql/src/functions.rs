@@ -13,6 +13,8 @@ use datafusion::execution::config::SessionConfig;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use model::Failure;
 
+use crate::single::SingleValue;
+
 /// The kinds of functions that programs register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FunctionKind {
@@ -137,7 +139,8 @@ impl BuiltIn {
                 all.higher_order.entry(name).or_insert_with(|| Arc::clone(&function));
             }
         }
-        let aggregate = SessionStateDefaults::default_aggregate_functions();
+        let mut aggregate = SessionStateDefaults::default_aggregate_functions();
+        aggregate.push(Arc::new(SingleValue::new().into()));
         for function in prefer.order(aggregate, datafusion_spark::all_default_aggregate_functions()) {
             if all.aggregate.get(function.name()).is_some_and(|known| known.name() == function.name()) {
                 continue; // a namesake is preferred, and a function travels by its name

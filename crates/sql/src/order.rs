@@ -24,7 +24,7 @@ use model::runner::JobItem;
 
 use crate::cut::Exchange;
 use crate::error::wrap_job;
-use crate::query::{Cluster, run_exchange, run_exchanges};
+use crate::query::{Cluster, Ran, again, run_exchanges, run_last_exchange};
 use crate::read::downcast;
 use crate::rows;
 use crate::stage::{End, StageTemplate};
@@ -43,24 +43,31 @@ pub(crate) fn sorts(plan: &Arc<dyn ExecutionPlan>) -> Option<&SortExec> {
     (sort.input().output_partitioning().partition_count() > 1).then_some(sort)
 }
 
-/// The sort as a plan whose partitions follow each other in its order. What is below it has run.
+/// The sort as a plan whose partitions follow each other in its order. What is below it runs, and is added to `ran`.
 pub(crate) async fn in_ranges(
     cluster: &Cluster,
     sort: &SortExec,
     config: &SessionConfig,
+    ran: &mut Vec<Ran>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let input = run_exchanges(cluster, Arc::clone(sort.input()), config, &mut Vec::new()).await?;
-    let ranges = input.output_partitioning().partition_count();
     let order = sort.expr().clone();
-    let partitioning = if ranges > 1 {
-        let mut keys = sample(cluster, &input, &order, ranges * SAMPLED_PER_RANGE, config).await?;
-        let points = split(&mut keys, &order, ranges)?;
-        Partitioning::Range(RangePartitioning::try_new(order.clone(), points)?)
-    } else {
-        Partitioning::UnknownPartitioning(1)
+    let mut input = Arc::clone(sort.input());
+    let (input, partitioning) = loop {
+        input = run_exchanges(cluster, input, config, ran).await?;
+        let ranges = input.output_partitioning().partition_count();
+        if ranges == 1 {
+            break (input, Partitioning::UnknownPartitioning(1));
+        }
+        match sample(cluster, &input, &order, ranges * SAMPLED_PER_RANGE, config).await {
+            Ok(mut keys) => {
+                let points = split(&mut keys, &order, ranges)?;
+                break (input, Partitioning::Range(RangePartitioning::try_new(order.clone(), points)?));
+            }
+            Err(error) => input = again(error, &input, cluster)?,
+        }
     };
     let exchange = Exchange::new(input, partitioning);
-    let (exchange, shuffle, _) = run_exchange(cluster, exchange, config).await?;
+    let (exchange, shuffle) = run_last_exchange(cluster, exchange, config, ran).await?;
     Ok(Arc::new(SortExec::new(order, exchange.rows(shuffle)?).with_preserve_partitioning(true)))
 }
 

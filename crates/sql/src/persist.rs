@@ -11,6 +11,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Result, internal_err, project_schema};
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
@@ -20,7 +21,8 @@ use model::graph::Origin;
 use model::shuffle::PartitionSize;
 
 use crate::cut::Exchange;
-use crate::query::{QueryExec, run_exchange, run_exchanges};
+use crate::here;
+use crate::query::{QueryExec, run_exchanges, run_last_exchange};
 use crate::read::{EqualColumns, ShuffleReadExec, downcast};
 use crate::stage::Shuffle;
 
@@ -32,7 +34,7 @@ use crate::stage::Shuffle;
 pub async fn persist(session: &SessionContext, frame: DataFrame) -> Result<DataFrame> {
     let plan = frame.clone().create_physical_plan().await?;
     let Some(query) = downcast::<QueryExec>(&plan) else { return frame.cache().await };
-    let (shuffle, equal) = compute(query).await?;
+    let (shuffle, equal) = compute(query, &session.task_ctx()).await?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
     session.read_table(Arc::new(Persisted { shuffle, schema, equal }))
 }
@@ -43,14 +45,15 @@ pub async fn persist(session: &SessionContext, frame: DataFrame) -> Result<DataF
 /// The query fails.
 pub async fn shuffled(frame: DataFrame) -> Result<(Arc<dyn Origin>, SchemaRef)> {
     let schema = Arc::new(frame.schema().as_arrow().clone());
+    let context = Arc::new(frame.task_ctx());
     let plan = in_stages(frame.clone()).await?;
     if let Some(query) = downcast::<QueryExec>(&plan) {
-        return Ok((compute(query).await?.0, schema));
+        return Ok((compute(query, &context).await?.0, schema));
     }
     // Its rows come from where only this process can read.
     let plan = in_stages(frame.cache().await?).await?;
     let Some(query) = downcast::<QueryExec>(&plan) else { return internal_err!("a table in memory was not divided") };
-    Ok((compute(query).await?.0, schema))
+    Ok((compute(query, &context).await?.0, schema))
 }
 
 async fn in_stages(frame: DataFrame) -> Result<Arc<dyn ExecutionPlan>> {
@@ -76,12 +79,13 @@ pub fn read_shuffle(
 /// Asks the planner to cut a plan into stages if it can, whatever the session does, even if it reads nothing.
 pub(crate) struct InStages;
 
-async fn compute(query: &QueryExec) -> Result<(Arc<Shuffle>, EqualColumns)> {
+async fn compute(query: &QueryExec, context: &Arc<TaskContext>) -> Result<(Arc<Shuffle>, EqualColumns)> {
     let (cluster, config) = query.parts();
-    let plan = run_exchanges(cluster, Arc::clone(query.plan()), config, &mut Vec::new()).await?;
+    let (plan, _held) = here::gathered(Arc::clone(query.plan()), context).await?;
+    let plan = run_exchanges(cluster, plan, config, &mut Vec::new()).await?;
     let width = plan.output_partitioning().partition_count();
     let exchange = Exchange::new(plan, Partitioning::RoundRobinBatch(width));
-    let (exchange, shuffle, _) = run_exchange(cluster, exchange, config).await?;
+    let (exchange, shuffle) = run_last_exchange(cluster, exchange, config, &mut Vec::new()).await?;
     Ok((shuffle, EqualColumns::of(&exchange.input)))
 }
 

@@ -1,18 +1,23 @@
 //! How does a logical plan become one that runs on the cluster?
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::Result;
 use datafusion::common::format::ExplainFormat;
+use datafusion::common::{Result, internal_err};
+use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::sink::DataSinkExec;
+use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::config::SessionConfig;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use model::JobRunner;
@@ -26,7 +31,10 @@ use crate::query::{Cluster, QueryExec};
 use crate::read::{ShuffleReadExec, downcast};
 use crate::scan::{Content, content};
 use crate::session::one_process_no_more;
+use crate::single::with_single_values;
 use crate::sink::WriteExec;
+use crate::tables::FileTable;
+use crate::window::with_all_words;
 use crate::{cut, route, write};
 
 /// At most so many partitions for each slot: more would only cost more.
@@ -60,6 +68,38 @@ impl fmt::Debug for ClusterPlanner {
     }
 }
 
+fn physical_planner() -> DefaultPhysicalPlanner {
+    DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Hints)])
+}
+
+impl ClusterPlanner {
+    /// A plan that can be cut, with so many partitions if that is not for the session to say.
+    async fn plan_for_stages(
+        &self,
+        logical: &LogicalPlan,
+        session: &dyn Session,
+        width: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let planner = physical_planner();
+        let Some(state) = session.as_any().downcast_ref::<SessionState>().filter(|_| !self.stages || width.is_some())
+        else {
+            return planner.create_physical_plan(&with_all_words(logical)?, session).await;
+        };
+        let mut config = state.config().clone();
+        if let Some(width) = width {
+            config = config.with_target_partitions(width);
+        }
+        one_process_no_more(config.options_mut());
+        let state = with_config(state, config);
+        if self.stages {
+            return planner.create_physical_plan(&with_all_words(logical)?, &state).await;
+        }
+        // The session's own optimizer has left in the plan what only one process can compute.
+        let logical = state.optimizer().optimize(with_single_values(logical.clone())?, &state, |_, _| {})?;
+        planner.create_physical_plan(&with_all_words(&logical)?, &state).await
+    }
+}
+
 #[async_trait]
 impl QueryPlanner for ClusterPlanner {
     async fn create_physical_plan(
@@ -67,34 +107,44 @@ impl QueryPlanner for ClusterPlanner {
         logical: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Hints)]);
-        if self.stages {
-            match logical {
-                LogicalPlan::Explain(of) if of.explain_format == ExplainFormat::Indent => {
-                    let explain = planner.create_physical_plan(logical, session).await?;
-                    let plan = self.create_physical_plan(&of.plan, session).await?;
-                    return Ok(downcast::<QueryExec>(&plan)
-                        .map_or(Arc::clone(&explain), |query| explained(&explain, query.plan())));
-                }
-                LogicalPlan::Analyze(of) => {
-                    let plan = self.create_physical_plan(&of.input, session).await?;
-                    if let Some(query) = downcast::<QueryExec>(&plan) {
-                        let schema = Arc::clone(of.schema.inner());
-                        let (cluster, plan) = (Arc::clone(&self.cluster), Arc::clone(query.plan()));
-                        return Ok(Arc::new(AnalyzeExec::new(cluster, plan, session.config().clone(), schema)));
-                    }
-                }
-                _ => {}
+        let planner = physical_planner();
+        match logical {
+            LogicalPlan::Explain(of)
+                if of.explain_format == ExplainFormat::Indent && (self.stages || writes_files(&of.plan)) =>
+            {
+                let explain = planner.create_physical_plan(logical, session).await?;
+                let plan = self.create_physical_plan(&of.plan, session).await?;
+                return Ok(explained(&explain, &plan));
             }
+            LogicalPlan::Analyze(of) if self.stages || writes_files(&of.input) => {
+                let plan = self.create_physical_plan(&of.input, session).await?;
+                if AnalyzeExec::measures(&plan) {
+                    return Ok(Arc::new(AnalyzeExec::new(plan, Arc::clone(of.schema.inner()))));
+                }
+                let analyze = planner.create_physical_plan(logical, session).await?;
+                return replace_children_if_necessary(analyze, vec![plan]);
+            }
+            _ => {}
         }
-        let mut plan = planner.create_physical_plan(logical, session).await?;
-        let writes = downcast::<DataSinkExec>(&plan).is_some_and(|sink| write::files(sink).is_ok());
+        let in_stages = session.config().get_extension::<InStages>().is_some();
+        // Files are committed by the driver, so that a plan that writes is cut into stages whatever runs them.
+        let for_stages = self.stages || in_stages || writes_files(logical);
+        let mut plan = match for_stages {
+            true => self.plan_for_stages(logical, session, None).await?,
+            false => planner.create_physical_plan(logical, session).await?,
+        };
+        let writes = match downcast::<DataSinkExec>(&plan).map(write::files) {
+            Some(Ok(_)) => true,
+            Some(Err(unknown)) if writes_files(logical) => return Err(unknown),
+            None if writes_files(logical) => return internal_err!("a write is not the root of its plan"),
+            Some(Err(_)) | None => false,
+        };
         let leaves = leaves(&plan);
-        let wanted = session.config().get_extension::<InStages>().is_some();
         let must = writes
-            || wanted && divisible(&leaves)
+            || in_stages && divisible(&leaves)
             || leaves.iter().any(|leaf| downcast::<ShuffleReadExec>(leaf).is_some());
-        if !must && !(self.stages && read_anything(&leaves)) {
+        let helps = self.stages && read_anything(&leaves);
+        if !must && !helps {
             return hint::without(plan); // nothing that another process could help with
         }
         let limits = &self.cluster.limits;
@@ -102,16 +152,8 @@ impl QueryPlanner for ClusterPlanner {
         let wanted = usize::try_from(input_bytes(&leaves) / limits.partition.max(1)).unwrap_or(usize::MAX);
         let width = wanted.clamp(slots, slots * PARTITIONS_PER_SLOT);
         let wider = self.sized && width > session.config().target_partitions();
-        if let Some(state) = session.as_any().downcast_ref::<SessionState>()
-            && (wider || !self.stages)
-        {
-            let mut config = state.config().clone();
-            if wider {
-                config = config.with_target_partitions(width);
-            }
-            // Files are committed by the driver, so that a plan that writes is cut into stages whatever runs them.
-            one_process_no_more(config.options_mut());
-            plan = planner.create_physical_plan(logical, &with_config(state, config)).await?;
+        if wider || !for_stages {
+            plan = self.plan_for_stages(logical, session, wider.then_some(width)).await?;
         }
         let (cluster, config) = (Arc::clone(&self.cluster), session.config().clone());
         let plan = cut::distribute(plan)?;
@@ -125,6 +167,18 @@ impl QueryPlanner for ClusterPlanner {
         } else {
             Arc::new(QueryExec::new(cluster, plan, config))
         })
+    }
+}
+
+/// Whether a statement makes files, which the driver has to commit.
+fn writes_files(logical: &LogicalPlan) -> bool {
+    match logical {
+        LogicalPlan::Copy(_) => true,
+        LogicalPlan::Dml(of) => source_as_provider(&of.target).is_ok_and(|table| {
+            let table: &dyn Any = table.as_ref();
+            table.is::<FileTable>() || table.is::<ListingTable>()
+        }),
+        _ => false,
     }
 }
 
@@ -151,8 +205,9 @@ fn divisible(leaves: &[Arc<dyn ExecutionPlan>]) -> bool {
 }
 
 /// Leaves that every executor can make for itself.
-fn is_value(leaf: &Arc<dyn ExecutionPlan>) -> bool {
-    matches!(leaf.name(), "EmptyExec" | "PlaceholderRowExec") && leaf.output_partitioning().partition_count() == 1
+pub(crate) fn is_value(leaf: &Arc<dyn ExecutionPlan>) -> bool {
+    downcast::<EmptyExec>(leaf).is_some()
+        || downcast::<PlaceholderRowExec>(leaf).is_some() && leaf.output_partitioning().partition_count() == 1
 }
 
 /// The leaves of a plan, from left to right.

@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::config::SessionConfig;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
@@ -25,8 +25,9 @@ use model::runner::JobItem;
 
 use crate::adapt::{self, Limits};
 use crate::cut::{self, Exchange};
-use crate::error::{job_wants_memory, wants_memory, wrap_job};
+use crate::error::{wants_memory, wrap_job};
 use crate::functions::Carrier;
+use crate::here;
 use crate::name;
 use crate::results::ResultsExec;
 use crate::stage::{End, Released, Shuffle, StageTemplate};
@@ -124,6 +125,7 @@ async fn run(
     config: SessionConfig,
     context: Arc<TaskContext>,
 ) -> Result<SendableRecordBatchStream> {
+    let (plan, held) = here::gathered(plan, &context).await?;
     let (top, mut plan) = cut::peel(plan);
     loop {
         plan = run_exchanges(&cluster, plan, &config, &mut Vec::new()).await?;
@@ -132,11 +134,8 @@ async fn run(
         let job = stage.job(&*cluster.runner, format!("query: {name}"), Output::Result)?;
         let mut jobs = cluster.runner.run(job).peekable();
         // As long as nobody has seen a row, the stage may still be run in another way.
-        if let Some(Err(error)) = Pin::new(&mut jobs).peek().await
-            && job_wants_memory(error)
-            && let Some(frugal) = adapt::frugal(&plan, &cluster.limits)?
-        {
-            plan = frugal;
+        if let Some(Err(error)) = Pin::new(&mut jobs).peek().await {
+            plan = again(wrap_job(error.clone()), &plan, &cluster)?;
             continue;
         }
         let results = if top.merges() {
@@ -145,7 +144,9 @@ async fn run(
         } else {
             ResultsExec::merged(Box::pin(jobs), plan.schema())
         };
-        return execute_stream(top.over(Arc::new(results))?, context);
+        let rows = execute_stream(top.over(Arc::new(results))?, context)?;
+        let schema = rows.schema();
+        return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows.inspect(move |_| _ = &held))));
     }
 }
 
@@ -156,20 +157,53 @@ pub(crate) struct Ran {
     pub(crate) took: Duration,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
-    pub(crate) metrics: TaskMetrics,
+    /// What its tasks counted, if they told.
+    pub(crate) metrics: Option<TaskMetrics>,
 }
 
 /// Runs all stages of a query, and drops its rows.
-pub(crate) async fn run_measured(
-    cluster: &Cluster,
-    plan: Arc<dyn ExecutionPlan>,
-    config: &SessionConfig,
-) -> Result<Vec<Ran>> {
+pub(crate) async fn run_measured(query: &QueryExec, context: &Arc<TaskContext>) -> Result<Vec<Ran>> {
+    let (cluster, config) = query.parts();
+    let (plan, _held) = here::gathered(Arc::clone(query.plan()), context).await?;
     let (_, plan) = cut::peel(plan);
     let mut ran = Vec::new();
     let plan = run_exchanges(cluster, plan, config, &mut ran).await?;
-    ran.push(run_exchange(cluster, Exchange::new(plan, Partitioning::UnknownPartitioning(1)), config).await?.2);
+    let all = Exchange::new(plan, Partitioning::UnknownPartitioning(1));
+    run_last_exchange(cluster, all, config, &mut ran).await?;
     Ok(ran)
+}
+
+/// The plan with joins that spill, if memory was refused to one that cannot.
+///
+/// # Errors
+/// What went wrong, if that was something else or nothing can be spilled instead.
+pub(crate) fn again(
+    error: DataFusionError,
+    plan: &Arc<dyn ExecutionPlan>,
+    cluster: &Cluster,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let frugal = if wants_memory(&error) { adapt::frugal(plan, &cluster.limits)? } else { None };
+    frugal.ok_or(error)
+}
+
+/// Runs one more exchange, over a plan in which all others have run. Adds what was measured to `ran`.
+pub(crate) async fn run_last_exchange(
+    cluster: &Cluster,
+    mut exchange: Exchange,
+    config: &SessionConfig,
+    ran: &mut Vec<Ran>,
+) -> Result<(Exchange, Arc<Shuffle>)> {
+    loop {
+        match run_exchange(cluster, exchange, config).await? {
+            Run::Done(exchange, shuffle, measured) => {
+                ran.push(measured);
+                return Ok((exchange, shuffle));
+            }
+            Run::Again(before, frugal) => {
+                exchange = Exchange::new(run_exchanges(cluster, frugal, config, ran).await?, before.partitioning);
+            }
+        }
+    }
 }
 
 /// Runs exchanges until the rest of the plan has none. Adds what was measured to `ran`.
@@ -184,7 +218,7 @@ pub(crate) async fn run_exchanges(
         if ready.is_empty() {
             return if cluster.adaptive { adapt::coalesce(plan, &cluster.limits) } else { Ok(plan) };
         }
-        let runs = ready.into_iter().map(|exchange| run_or_give_up(cluster, exchange, config));
+        let runs = ready.into_iter().map(|exchange| run_exchange(cluster, exchange, config));
         let done = futures::future::try_join_all(runs).await?;
         let mut replaced = Vec::with_capacity(done.len());
         for run in done {
@@ -198,7 +232,7 @@ pub(crate) async fn run_exchanges(
         }
         plan = cut::replace(plan, &replaced)?;
         if cluster.adaptive {
-            plan = adapt::joins(plan, &cluster.limits)?;
+            plan = adapt::measured(plan, &cluster.limits)?;
         }
     }
 }
@@ -210,22 +244,17 @@ enum Run {
     Again(Exchange, Arc<dyn ExecutionPlan>),
 }
 
-async fn run_or_give_up(cluster: &Cluster, exchange: Exchange, config: &SessionConfig) -> Result<Run> {
-    match run_exchange(cluster, exchange.clone(), config).await {
-        Ok((exchange, shuffle, ran)) => Ok(Run::Done(exchange, shuffle, ran)),
-        Err(error) if wants_memory(&error) => match adapt::frugal(&exchange.input, &cluster.limits)? {
-            Some(frugal) => Ok(Run::Again(exchange, frugal)),
-            None => Err(error),
-        },
-        Err(error) => Err(error),
+async fn run_exchange(cluster: &Cluster, exchange: Exchange, config: &SessionConfig) -> Result<Run> {
+    match try_exchange(cluster, &exchange, config).await {
+        Ok((shuffle, ran)) => Ok(Run::Done(exchange, shuffle, ran)),
+        Err(error) => {
+            let frugal = again(error, &exchange.input, cluster)?;
+            Ok(Run::Again(exchange, frugal))
+        }
     }
 }
 
-pub(crate) async fn run_exchange(
-    cluster: &Cluster,
-    exchange: Exchange,
-    config: &SessionConfig,
-) -> Result<(Exchange, Arc<Shuffle>, Ran)> {
+async fn try_exchange(cluster: &Cluster, exchange: &Exchange, config: &SessionConfig) -> Result<(Arc<Shuffle>, Ran)> {
     let started = Instant::now();
     let input = Arc::clone(&exchange.input);
     let input = if cluster.adaptive { adapt::coalesce(input, &cluster.limits)? } else { input };
@@ -244,6 +273,6 @@ pub(crate) async fn run_exchange(
         }
     }
     let (rows, bytes) = sizes.iter().fold((0, 0), |(rows, bytes), size| (rows + size.rows, bytes + size.bytes));
-    let ran = Ran { plan: input, tasks: stage.tasks(), took: started.elapsed(), rows, bytes, metrics };
-    Ok((exchange, Arc::new(Shuffle::new(id, sizes, stage)), ran))
+    let ran = Ran { plan: input, tasks: stage.tasks(), took: started.elapsed(), rows, bytes, metrics: Some(metrics) };
+    Ok((Arc::new(Shuffle::new(id, sizes, stage)), ran))
 }

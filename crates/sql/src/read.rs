@@ -25,6 +25,7 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSe
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs};
 use futures::Stream;
 use model::ids::ShuffleId;
+use model::shuffle::PartitionSize;
 use shuffle::Reader;
 
 use crate::error;
@@ -119,7 +120,7 @@ impl ShuffleReadExec {
     pub(crate) fn whole(&self) -> Option<Self> {
         let (shuffle, _) = self.shuffle()?;
         let ranges = Arc::new([(0, shuffle.partitions())]);
-        let source = Source::Shuffle { shuffle: Arc::clone(shuffle), ranges, hinted: false };
+        let source = Source::Shuffle { shuffle: Arc::clone(shuffle), ranges, hinted: self.is_hinted() };
         Some(Self::with_source(source, self.known(), Partitioning::UnknownPartitioning(1)))
     }
 
@@ -173,18 +174,19 @@ impl ShuffleReadExec {
         }
     }
 
-    /// Rows and bytes of one partition, or of all.
-    pub(crate) fn size(&self, partition: Option<usize>) -> (u64, u64) {
-        let Some((shuffle, ranges)) = self.shuffle() else { return (0, 0) };
-        let sum = |&(start, end): &(u32, u32)| {
-            let sizes = &shuffle.sizes()[start as usize..end as usize];
-            sizes.iter().fold((0, 0), |(rows, bytes), size| (rows + size.rows, bytes + size.bytes))
+    /// What one partition holds, or all. Raw bytes are what its rows take in memory, stored ones what reading them costs.
+    pub(crate) fn size(&self, partition: Option<usize>) -> PartitionSize {
+        let Some((shuffle, ranges)) = self.shuffle() else { return PartitionSize::default() };
+        let ranges = match partition {
+            Some(partition) => ranges.get(partition..=partition).unwrap_or_default(),
+            None => ranges,
         };
-        let add = |a: (u64, u64), b: (u64, u64)| (a.0 + b.0, a.1 + b.1);
-        match partition {
-            Some(partition) => ranges.get(partition).map_or((0, 0), sum),
-            None => ranges.iter().map(sum).fold((0, 0), add),
-        }
+        let sizes = ranges.iter().flat_map(|&(start, end)| &shuffle.sizes()[start as usize..end as usize]);
+        sizes.fold(PartitionSize::default(), |sum, size| PartitionSize {
+            rows: sum.rows + size.rows,
+            bytes: sum.bytes + size.bytes,
+            raw_bytes: sum.raw_bytes + size.raw_bytes,
+        })
     }
 }
 
@@ -192,7 +194,7 @@ impl DisplayAs for ShuffleReadExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Shuffle { shuffle, ranges, .. } => {
-                let (rows, bytes) = self.size(None);
+                let PartitionSize { rows, bytes, .. } = self.size(None);
                 let (id, of) = (shuffle.id(), shuffle.partitions());
                 write!(
                     f,
@@ -258,9 +260,9 @@ impl ExecutionPlan for ShuffleReadExec {
     fn statistics_from_inputs(&self, _: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
         let mut statistics = Statistics::new_unknown(&self.schema());
         if self.shuffle().is_some() {
-            let (rows, bytes) = self.size(args.partition());
+            let PartitionSize { rows, raw_bytes, .. } = self.size(args.partition());
             statistics.num_rows = Precision::Exact(usize::try_from(rows).unwrap_or(usize::MAX));
-            statistics.total_byte_size = Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
+            statistics.total_byte_size = Precision::Inexact(usize::try_from(raw_bytes).unwrap_or(usize::MAX));
         }
         Ok(Arc::new(statistics))
     }

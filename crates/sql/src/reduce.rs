@@ -16,6 +16,7 @@ use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, StatisticsContext, replace_children_if_necessary};
+use model::shuffle::PartitionSize;
 
 use crate::adapt::Limits;
 use crate::cut;
@@ -57,14 +58,13 @@ pub(crate) fn may_be_small(plan: &Arc<dyn ExecutionPlan>) -> bool {
 /// The join with fewer rows to exchange on its right side, if its left side has been measured and is small enough.
 pub(crate) fn reduced(join: &HashJoinExec, limits: &Limits) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(left) = downcast::<ShuffleReadExec>(join.left()).filter(|_| may_reduce(join)) else { return Ok(None) };
-    let ((rows, bytes), Some((shuffle, _)), Some(whole)) = (left.size(None), left.shuffle(), left.whole()) else {
-        return Ok(None);
-    };
+    let PartitionSize { rows, raw_bytes, .. } = left.size(None);
+    let (Some((shuffle, _)), Some(whole)) = (left.shuffle(), left.whole()) else { return Ok(None) };
     let id = shuffle.id();
     let done = leaves(join.right()).iter().any(|leaf| {
         downcast::<ShuffleReadExec>(leaf).and_then(|read| Some(read.shuffle()?.0.id() == id)) == Some(true)
     });
-    if done || bytes > limits.broadcast || !pays(rows, join.right())? {
+    if done || raw_bytes > limits.broadcast || !pays(rows, join.right())? {
         return Ok(None);
     }
     let keys: Option<Vec<usize>> = join.on().iter().map(|(_, right)| column(right)).collect();

@@ -59,7 +59,7 @@ impl Route {
     /// Notes which partition of which leaf partition `p` needs; which partition of the executor's plan it is.
     pub(crate) fn follow(&self, p: usize, leaves: &mut Vec<(u32, usize)>) -> usize {
         match self {
-            Self::Nothing => p,
+            Self::Nothing => 0,
             Self::Leaf(leaf) => {
                 leaves.push((*leaf, p));
                 0
@@ -86,8 +86,7 @@ impl Route {
     /// How many partitions a plan has in an executor, if it has so many altogether.
     fn width(&self, partitions: usize) -> usize {
         match self {
-            Self::Leaf(_) => 1,
-            Self::Nothing => partitions,
+            Self::Leaf(_) | Self::Nothing => 1,
             Self::Each(children) => children.first().map_or(partitions, |child| child.width(partitions)),
             Self::Beside { with, .. } => with.width(partitions),
             Self::Union(children) => children.iter().map(|(partitions, child)| child.width(*partitions)).sum(),

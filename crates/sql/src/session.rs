@@ -21,6 +21,7 @@ use crate::functions::{BuiltIn, Carrier, Prefer};
 use crate::lateral::LateralViews;
 use crate::named::NameFiles;
 use crate::planner::ClusterPlanner;
+use crate::single::SingleValues;
 use crate::spill;
 use crate::stores::Stores;
 use crate::tables::FileTables;
@@ -105,9 +106,11 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
         .with_aggregate_functions(all.registered.aggregate.clone())
         .with_window_functions(all.registered.window.clone())
         .with_query_planner(Arc::new(planner));
-    if !parts.stages {
-        state = state.with_physical_optimizer_rule(Arc::new(NameFiles));
-    }
+    state = if parts.stages {
+        state.with_analyzer_rule(Arc::new(SingleValues))
+    } else {
+        state.with_physical_optimizer_rule(Arc::new(NameFiles))
+    };
     let tables = Arc::new(FileTables::default());
     for format in FileTables::FORMATS {
         state = state.with_table_factory(format.to_owned(), Arc::clone(&tables) as Arc<dyn TableProviderFactory>);

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
@@ -22,13 +23,14 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use futures::StreamExt;
 use model::graph::Output;
 use model::runner::JobItem;
-use model::write::{WriteId, WriteMode, WriteTarget};
+use model::write::{WriteId, WriteMode, WriteReport, WriteTarget};
 
 use crate::error::wrap_job;
 use crate::fragment::Destination;
+use crate::here;
 use crate::name;
 use crate::order;
-use crate::query::{Cluster, run_exchanges};
+use crate::query::{Cluster, Ran, again, run_exchanges};
 use crate::read::downcast;
 use crate::stage::{End, StageTemplate};
 use crate::write;
@@ -39,6 +41,7 @@ use crate::write;
 pub struct Mode(pub WriteMode);
 
 /// Writes the rows of a plan when it is executed. Gives one row: how many were written.
+#[derive(Clone)]
 pub(crate) struct WriteExec {
     cluster: Arc<Cluster>,
     sink: Arc<dyn ExecutionPlan>,
@@ -111,56 +114,78 @@ impl ExecutionPlan for WriteExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
-        let (cluster, sink, config) = (Arc::clone(&self.cluster), Arc::clone(&self.sink), self.config.clone());
-        let (mode, destination) = (self.mode, self.destination.clone());
-        let batch_schema = Arc::clone(&schema);
+        let (write, batch_schema) = (self.clone(), Arc::clone(&schema));
         let run = async move {
-            let rows = run(&cluster, &sink, mode, destination, &config).await?;
+            let rows = write.run(&context, &mut Vec::new()).await?;
             Ok(RecordBatch::try_new(batch_schema, vec![Arc::new(UInt64Array::from(vec![rows]))])?)
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::once(run))))
     }
 }
 
-async fn run(
-    cluster: &Cluster,
-    sink: &Arc<dyn ExecutionPlan>,
-    mode: WriteMode,
-    destination: String,
-    config: &SessionConfig,
-) -> Result<u64> {
-    let Some(root) = downcast::<DataSinkExec>(sink) else { return internal_err!("a write without a sink") };
-    let runner = &cluster.runner;
-    let job = runner.ids().job();
-    let write = WriteId { app: runner.app(), epoch: runner.epoch(), job };
-    let target = WriteTarget { destination: destination.clone(), mode, write };
-    if !runner.would_write(&target).await.map_err(wrap_job)? {
-        return Ok(0);
+impl WriteExec {
+    /// The rows that are written. Each partition writes files of its own: gathering them would only take time.
+    pub(crate) fn rows(&self) -> Result<&Arc<dyn ExecutionPlan>> {
+        let Some(root) = downcast::<DataSinkExec>(&self.sink) else { return internal_err!("a write without a sink") };
+        Ok(match downcast::<CoalescePartitionsExec>(root.input()) {
+            Some(gathered) if gathered.fetch().is_none() => gathered.input(),
+            _ => root.input(),
+        })
     }
-    // Each partition writes files of its own: gathering them would only take time. Sorted partitions become ranges of the order.
-    let input = match downcast::<CoalescePartitionsExec>(root.input()) {
-        Some(gathered) if gathered.fetch().is_none() => gathered.input(),
-        _ => root.input(),
-    };
-    let plan = match order::sorts(input) {
-        Some(sort) => order::in_ranges(cluster, sort, config).await?,
-        None => run_exchanges(cluster, Arc::clone(input), config, &mut Vec::new()).await?,
-    };
-    let end = End::Write {
-        sink: Arc::clone(sink),
-        destination: Destination { write: write.to_string(), url: destination.clone() },
-    };
-    let stage = StageTemplate::new(format!("{}, write", name::stage(&plan)), &plan, &end, config, &cluster.carrier)?;
-    let mut work = stage.job(&**runner, format!("write {destination}"), Output::Write)?;
-    work.id = job;
-    let mut items = runner.write(work, target);
-    let mut rows = 0;
-    while let Some(item) = items.next().await {
-        if let JobItem::Written(report) = item.map_err(wrap_job)? {
-            rows = report.rows;
+
+    /// Runs all stages, and commits the files; how many rows they have. Adds what was measured to `ran`.
+    pub(crate) async fn run(&self, context: &Arc<TaskContext>, ran: &mut Vec<Ran>) -> Result<u64> {
+        let (cluster, config) = (&*self.cluster, &self.config);
+        let mut target = self.target();
+        if !cluster.runner.would_write(&target).await.map_err(wrap_job)? {
+            return Ok(0);
+        }
+        let (rows, _held) = here::gathered(Arc::clone(self.rows()?), context).await?;
+        // Sorted partitions become ranges of the order.
+        let mut plan = match order::sorts(&rows) {
+            Some(sort) => order::in_ranges(cluster, sort, config, ran).await?,
+            None => run_exchanges(cluster, rows, config, ran).await?,
+        };
+        loop {
+            match self.write(&plan, target, ran).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => plan = run_exchanges(cluster, again(error, &plan, cluster)?, config, ran).await?,
+            }
+            target = self.target(); // what a failed job has staged is another write's
         }
     }
-    Ok(rows)
+
+    /// Where a new job writes.
+    fn target(&self) -> WriteTarget {
+        let runner = &self.cluster.runner;
+        let write = WriteId { app: runner.app(), epoch: runner.epoch(), job: runner.ids().job() };
+        WriteTarget { destination: self.destination.clone(), mode: self.mode, write }
+    }
+
+    /// Runs the last stage.
+    async fn write(&self, plan: &Arc<dyn ExecutionPlan>, target: WriteTarget, ran: &mut Vec<Ran>) -> Result<u64> {
+        let started = Instant::now();
+        let (runner, destination) = (&self.cluster.runner, &self.destination);
+        let end = End::Write {
+            sink: Arc::clone(&self.sink),
+            destination: Destination { write: target.write.to_string(), url: destination.clone() },
+        };
+        let name = format!("{}, write", name::stage(plan));
+        let stage = StageTemplate::new(name, plan, &end, &self.config, &self.cluster.carrier)?;
+        let mut work = stage.job(&**runner, format!("write {destination}"), Output::Write)?;
+        work.id = target.write.job;
+        let mut items = runner.write(work, target);
+        let mut written = WriteReport::default();
+        while let Some(item) = items.next().await {
+            if let JobItem::Written(report) = item.map_err(wrap_job)? {
+                written = report;
+            }
+        }
+        let WriteReport { rows, bytes, .. } = written;
+        let (plan, tasks, took) = (Arc::clone(plan), stage.tasks(), started.elapsed());
+        ran.push(Ran { plan, tasks, took, rows, bytes, metrics: None });
+        Ok(rows)
+    }
 }

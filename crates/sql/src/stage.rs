@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::config::SessionConfig;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 use model::graph::{Body, BodyKind, Inputs, Job, Origin, Output, Ranges, Stage, StageRead, StageShape};
 use model::ids::{PartitionId, ShuffleId};
@@ -305,6 +306,10 @@ fn strip(
         if let Some((shuffle, _)) = downcast::<ShuffleReadExec>(&node).and_then(ShuffleReadExec::shuffle) {
             let read = ShuffleReadExec::leaf(leaf, shuffle.id(), node.schema(), &EqualColumns::of(&node))?;
             return Ok(Transformed::yes(Arc::new(read) as Arc<dyn ExecutionPlan>));
+        }
+        if downcast::<EmptyExec>(&node).is_some() {
+            // One partition, as every leaf has in an executor.
+            return Ok(Transformed::yes(Arc::new(EmptyExec::new(node.schema())) as Arc<dyn ExecutionPlan>));
         }
         let Some(content) = scan::content(&node) else { return Ok(Transformed::no(node)) };
         let source = scan::with_content(&content, None)?;
