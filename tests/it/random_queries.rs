@@ -119,6 +119,17 @@ struct Relation {
     columns: Vec<(String, Type)>,
 }
 
+/// The opposite of an order.
+fn opposite(order: &str) -> String {
+    let turned = order.split(", ").map(|item| match item.split_once(' ') {
+        None => format!("{item} DESC"),
+        Some((name, "DESC")) => name.to_owned(),
+        Some((name, "NULLS FIRST")) => format!("{name} DESC NULLS LAST"),
+        Some((name, _)) => format!("{name} NULLS FIRST"),
+    });
+    turned.collect::<Vec<_>>().join(", ")
+}
+
 /// Makes queries.
 struct Maker {
     random: ChaCha8Rng,
@@ -391,20 +402,37 @@ impl Maker {
             true => format!("PARTITION BY {} ", self.column(&from.columns).0),
             false => String::new(),
         };
-        let (function, kind) = match self.random.random_range(0..6) {
+        let nulls = if self.chance(0.3) { " IGNORE NULLS" } else { "" };
+        let only = match self.chance(0.3) {
+            true => format!(" FILTER (WHERE {})", self.condition(&from.columns)),
+            false => String::new(),
+        };
+        // The opposite of an order that is there already is read backwards.
+        let backwards = if self.chance(0.3) { Some(opposite(&order)) } else { None };
+        let window = |order: &str| format!("OVER ({by}ORDER BY {order})");
+        let (function, kind) = match self.random.random_range(0..9) {
             0 => (format!("row_number() OVER ({by}ORDER BY {order})"), Type::Integer),
             1 => (format!("rank() OVER ({by}ORDER BY {order})"), Type::Integer),
-            2 => (format!("lag({value}) OVER ({by}ORDER BY {order})"), kind),
-            3 => (format!("count({value}) OVER ({by}ORDER BY {order})"), Type::Integer),
-            4 => (format!("first_value({value}) OVER ({by}ORDER BY {order})"), kind),
-            _ if matches!(kind, Type::Integer | Type::Decimal | Type::Float) => {
-                (format!("sum({value}) OVER ({by}ORDER BY {order} ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)"), kind)
-            }
-            _ => (format!("count(*) OVER ({by})"), Type::Integer),
+            2 => (format!("lag({value}){nulls} {}", window(&order)), kind),
+            3 => (format!("count({value}){only} {}", window(&order)), Type::Integer),
+            4 => (format!("first_value({value}){nulls} {}", window(&order)), kind),
+            5 => (format!("lead({value}, 2){nulls} {}", window(&order)), kind),
+            6 => (format!("nth_value({value}, 2){nulls} {}", window(&order)), kind),
+            _ if matches!(kind, Type::Integer | Type::Decimal | Type::Float) => (
+                format!("sum({value}){only} OVER ({by}ORDER BY {order} ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)"),
+                kind,
+            ),
+            _ => (format!("count(*){only} OVER ({by})"), Type::Integer),
         };
         let (other, other_kind) = self.column(&from.columns);
-        let sql = format!("SELECT {other} AS c0, {function} AS c1 FROM {}{filter}", from.sql);
-        Relation { sql, columns: vec![("c0".to_owned(), other_kind), ("c1".to_owned(), kind)] }
+        let mut columns = vec![("c0".to_owned(), other_kind), ("c1".to_owned(), kind)];
+        let mut items = format!("{other} AS c0, {function} AS c1");
+        if let Some(order) = backwards {
+            let (value, kind) = self.column(&from.columns);
+            items = format!("{items}, lag({value}){nulls} {} AS c2", window(&order));
+            columns.push(("c2".to_owned(), kind));
+        }
+        Relation { sql: format!("SELECT {items} FROM {}{filter}", from.sql), columns }
     }
 
     /// An order in which rows that are not in every column the same have one place only.

@@ -15,7 +15,7 @@ use crate::answers::{Questions, cache, difference};
 const HANGS_AFTER: &str = "10";
 
 /// Several files and row groups, so that every scan has several partitions.
-fn data() -> PathBuf {
+pub(crate) fn data() -> PathBuf {
     static WRITING: Mutex<()> = Mutex::new(());
     let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     tables(cache(), Shape { scale: 0.01, files: 4, rows_per_group: 5_000 }).unwrap()

@@ -60,6 +60,9 @@ enum Job {
         /// With a table of 24 MB: `wide`, of the numbers below 200,000 and a text of 120 bytes for each.
         #[arg(long)]
         wide: bool,
+        /// With the tables of TPC-H that lie in this folder.
+        #[arg(long)]
+        tables: Option<PathBuf>,
     },
 }
 
@@ -92,6 +95,9 @@ fn main() -> ExitCode {
         ctx.session()?.register_table("numbers", Arc::new(numbers()?))?;
         if let Job::Query { wide: true, .. } = options.job {
             ctx.session()?.register_table("wide", Arc::new(wide()?))?;
+        }
+        if let Job::Query { tables: Some(folder), .. } = &options.job {
+            ctx.block_on(vonk_tpch::register(ctx.session()?, folder))??;
         }
         ctx.block_on(run(&ctx, options.job))??;
         ctx.stop();
