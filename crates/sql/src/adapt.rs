@@ -14,6 +14,7 @@ use datafusion::common::{JoinType, NullEquality, Result};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{Distribution, LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::joins::{HashJoinExec, HashJoinExecBuilder, PartitionMode, SortMergeJoinExec};
+use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -177,9 +178,16 @@ fn as_divided(before: &HashJoinExec, after: Arc<dyn ExecutionPlan>) -> Result<Ar
     })
 }
 
-/// The plan with joins that spill instead of those that cannot; none if there are none. For a stage that ran out of memory.
+/// The plan with joins and limited sorts that spill instead of those that cannot; none if there are none. For a stage that ran out
+/// of memory.
 pub(crate) fn frugal(plan: &Arc<dyn ExecutionPlan>, limits: &Limits) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let frugal = Arc::clone(plan).transform_up(|node| {
+        if let Some((sort, fetch)) = downcast::<SortExec>(&node).and_then(|sort| Some((sort, sort.fetch()?))) {
+            // With a limit all rows that are still wanted are held; without one they are spilled, and merged.
+            let all = SortExec::new(sort.expr().clone(), Arc::clone(sort.input()))
+                .with_preserve_partitioning(sort.preserve_partitioning());
+            return Ok(Transformed::yes(Arc::new(LocalLimitExec::new(Arc::new(all), fetch))));
+        }
         let Some(join) = downcast::<HashJoinExec>(&node).filter(|join| can_merge(join)) else {
             return Ok(Transformed::no(node));
         };
@@ -391,6 +399,20 @@ mod tests {
             PARTITIONED,
         );
         assert_eq!(becomes(above), "Empty");
+    }
+
+    #[test]
+    fn what_was_refused_memory_spills() {
+        let frugal = |plan| frugal(&plan, &LIMITS).unwrap().map(|plan| shape(&plan));
+        let refused = join(measured_side(9, 1), other_side(), JoinType::Inner, PARTITIONED);
+        assert_eq!(frugal(refused).unwrap(), "SortMergeJoin(Sort(18), Sort(Repartition(PlaceholderRow)))");
+        let by = LexOrdering::new([PhysicalSortExpr { expr: key(), options: SortOptions::default() }]).unwrap();
+        let sorted = |fetch| {
+            let sort = SortExec::new(by.clone(), measured_side(9, 1)).with_preserve_partitioning(true);
+            frugal(Arc::new(sort.with_fetch(fetch)))
+        };
+        assert_eq!(sorted(Some(7)).unwrap(), "LocalLimit(Sort(18))");
+        assert_eq!(sorted(None), None);
     }
 
     #[test]
