@@ -30,7 +30,7 @@ impl AnalyzerRule for SingleValues {
     }
 }
 
-/// The plan, whose subqueries that stand for a value have one row.
+/// The plan, whose subqueries that stand for a value have one row, and stand where they can become joins.
 pub(crate) fn with_single_values(plan: LogicalPlan) -> Result<LogicalPlan> {
     let single = plan.transform_down_with_subqueries(|node| {
         node.map_expressions(|expression| {
@@ -43,7 +43,50 @@ pub(crate) fn with_single_values(plan: LogicalPlan) -> Result<LogicalPlan> {
             })
         })
     });
-    Ok(single?.data)
+    let mut next = 0;
+    Ok(single?.data.transform_up_with_subqueries(|node| moved(node, &mut next))?.data)
+}
+
+/// A sort, aggregate or window whose values of subqueries are columns of what is below it: DataFusion makes joins of those that
+/// stand in projections and filters only.
+fn moved(node: LogicalPlan, next: &mut usize) -> Result<Transformed<LogicalPlan>> {
+    if !matches!(node, LogicalPlan::Sort(_) | LogicalPlan::Aggregate(_) | LogicalPlan::Window(_)) {
+        return Ok(Transformed::no(node));
+    }
+    let mut values = Vec::new();
+    let mut expressions = Vec::new();
+    for expression in node.expressions() {
+        let name = expression.schema_name().to_string();
+        let without = expression.transform_up(|expression| match expression {
+            Expr::ScalarSubquery(of) if of.outer_ref_columns.is_empty() => {
+                *next += 1;
+                let column = format!("__single_value_{next}");
+                values.push(Expr::ScalarSubquery(of).alias(&column));
+                Ok(Transformed::yes(Expr::Column(Column::from_name(column))))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        // Whoever is above knows it by the name that it had.
+        let named = without.transformed && !matches!(node, LogicalPlan::Sort(_));
+        expressions.push(if named { without.data.alias(name) } else { without.data });
+    }
+    if values.is_empty() {
+        return Ok(Transformed::no(node));
+    }
+    let Some(input) = node.inputs().first().map(|input| (*input).clone()) else { return Ok(Transformed::no(node)) };
+    let below = LogicalPlanBuilder::from(input.clone()).project(columns(&input).into_iter().chain(values))?.build()?;
+    let wanted = columns(&node);
+    let changed = node.with_new_exprs(expressions, vec![below])?;
+    let plan = if matches!(changed, LogicalPlan::Aggregate(_)) {
+        changed
+    } else {
+        LogicalPlanBuilder::from(changed).project(wanted)?.build()?
+    };
+    Ok(Transformed::yes(plan))
+}
+
+fn columns(plan: &LogicalPlan) -> Vec<Expr> {
+    plan.schema().columns().into_iter().map(Expr::Column).collect()
 }
 
 fn has_one_row(plan: &LogicalPlan) -> bool {
@@ -167,6 +210,15 @@ mod tests {
         assert_eq!(ask("SELECT column1 FROM t WHERE column2 = 2").await.unwrap(), "1");
         assert_eq!(ask("SELECT column1 FROM t WHERE column2 = 7").await.unwrap(), "0");
         assert_eq!(ask("SELECT max(column1) FROM t").await.unwrap(), "1");
+        // Wherever they stand.
+        let all = session.sql(
+            "SELECT sum(column2 + (SELECT max(column2) FROM t)) AS a, count(*) OVER (ORDER BY (SELECT 1)) AS b,
+             (SELECT 42) AS k FROM t GROUP BY k ORDER BY a + (SELECT count(*) FROM t)",
+        );
+        let rows = all.await.unwrap().collect().await.unwrap();
+        let row: Vec<_> =
+            rows[0].columns().iter().map(|c| ScalarValue::try_from_array(c, 0).unwrap().to_string()).collect();
+        assert_eq!(row, ["7", "1", "42"]);
         for of in ["SELECT column1 FROM t", "SELECT column1 FROM t WHERE column2 < 3", "SELECT 'a' FROM t"] {
             assert!(ask(of).await.unwrap_err().to_string().contains("more than one row"), "{of}");
         }
