@@ -244,6 +244,23 @@ fn a_write_is_explained_without_writing_and_analyzed_by_committing() {
     }
 }
 
+#[test]
+fn arrow_files_are_committed_and_read_back() {
+    for master in ["local[2]", CLUSTER] {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("out");
+        let ask = |text: &str| frames(&["query", text]).master(master).run().succeeded().stdout;
+        let rows = "SELECT sum(value) AS sum, min(value) % 2 AS odd FROM numbers";
+        ask(&format!("COPY ({rows}) TO '{}/' STORED AS ARROW PARTITIONED BY (odd)", out.display()));
+        assert!(out.join("_SUCCESS").exists());
+        let files = published(&out);
+        let [file] = &Vec::from_iter(&files)[..] else { panic!("{files:?}") };
+        assert!(file.starts_with("odd=0/part-") && file.ends_with(".arrow"), "{file}");
+        let read = ask(&format!("SELECT sum FROM '{}'", out.join(file).display()));
+        assert!(read.contains("799980000"), "{read}");
+    }
+}
+
 /// What only the driver can compute is written like all else.
 #[test]
 fn rows_that_executors_cannot_make_are_written() {

@@ -14,7 +14,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::{GetExt, Result as DfResult, internal_datafusion_err, internal_err};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::{CsvSource, FileScanConfigBuilder};
-use datafusion::datasource::sink::DataSinkExec;
+use datafusion::datasource::sink::{DataSink, DataSinkExec};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::execution::config::SessionConfig;
@@ -29,6 +29,7 @@ use datafusion_proto::protobuf;
 use model::ids::ShuffleId;
 use prost::Message;
 
+use crate::arrow_files::ArrowSink;
 use crate::csv::{CsvFilesSource, CsvMessage};
 use crate::error::Error;
 use crate::functions::{BuiltIn, Carrier, Function, FunctionKind, Prefer};
@@ -133,7 +134,7 @@ fn changed(options: &ConfigOptions) -> HashMap<String, String> {
     changed.filter_map(|entry| Some((entry.key, entry.value?))).collect()
 }
 
-/// A leaf of ours.
+/// A leaf of ours, or what writes Arrow files.
 #[derive(Clone, PartialEq, Message)]
 struct Leaf {
     #[prost(uint32, tag = "1")]
@@ -152,6 +153,9 @@ struct Leaf {
     /// What DataFusion's encoding leaves out of a scan of files.
     #[prost(message, optional, tag = "6")]
     files: Option<Files>,
+    /// Where Arrow files go; what goes there is its child.
+    #[prost(message, optional, tag = "7")]
+    arrow: Option<protobuf::FileSinkConfig>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -213,6 +217,11 @@ struct Columns {
     columns: Vec<u32>,
 }
 
+fn arrow_sink(node: &Arc<dyn ExecutionPlan>) -> Option<&ArrowSink> {
+    let sink: &dyn DataSink = downcast::<DataSinkExec>(node)?.sink();
+    sink.downcast_ref()
+}
+
 struct Codec {
     carrier: Arc<dyn Carrier>,
     prefer: Prefer,
@@ -247,6 +256,10 @@ impl PhysicalExtensionCodec for Codec {
         _: &dyn PhysicalProtoConverterExtension,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let leaf = Leaf::decode(bytes).map_err(Error::decode)?;
+        if let (Some(config), [input]) = (&leaf.arrow, inputs) {
+            let sink = Arc::new(ArrowSink(config.try_into()?));
+            return Ok(Arc::new(DataSinkExec::new(Arc::clone(input), sink, None)));
+        }
         match (leaf.schema.as_ref(), inputs) {
             (Some(schema), []) => {
                 let schema = Arc::new(Schema::try_from(schema)?);
@@ -281,7 +294,9 @@ impl PhysicalExtensionCodec for Codec {
             let EqualColumns { classes, constants } = EqualColumns::of(&node);
             let equal = classes.into_iter().map(|columns| Columns { columns }).collect();
             let schema = Some(node.schema().as_ref().try_into()?);
-            Leaf { leaf, schema, shuffle: shuffle.0, equal, constant: constants, files: None }
+            Leaf { leaf, schema, shuffle: shuffle.0, equal, constant: constants, ..Leaf::default() }
+        } else if let Some(ArrowSink(config)) = arrow_sink(&node) {
+            Leaf { arrow: Some(config.try_into()?), ..Leaf::default() }
         } else {
             let name = node.name();
             return Err(internal_datafusion_err!("executors do not know how to run `{name}`"));

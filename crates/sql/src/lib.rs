@@ -5,6 +5,7 @@
 //! After every stage the rest is planned anew (`adapt`).
 
 mod adapt;
+mod arrow_files;
 mod broken;
 mod cancel;
 pub mod config;

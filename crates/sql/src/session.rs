@@ -15,6 +15,7 @@ use datafusion::prelude::SessionContext;
 use model::JobRunner;
 
 use crate::adapt::Limits;
+use crate::arrow_files::ArrowFilesFactory;
 use crate::csv::CsvFilesFactory;
 use crate::error::Error;
 use crate::functions::{BuiltIn, Carrier, Prefer};
@@ -118,6 +119,7 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
     let mut state = state.build();
     let wrong = |error| Error::Session(Box::new(error));
     state.register_file_format(Arc::new(CsvFilesFactory::default()), true).map_err(wrong)?;
+    state.register_file_format(Arc::new(ArrowFilesFactory), true).map_err(wrong)?;
     state.register_relation_planner(Arc::new(LateralViews)).map_err(wrong)?;
     Ok(SessionContext::new_with_state(state))
 }

@@ -11,6 +11,8 @@ use datafusion::arrow::array::{Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::ipc::CompressionType;
+use datafusion::arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::config::TableParquetOptions;
@@ -34,6 +36,7 @@ use percent_encoding::{AsciiSet, CONTROLS, PercentEncode, utf8_percent_encode};
 use shuffle::rowhash::hash_rows;
 use tokio::io::AsyncWriteExt;
 
+use crate::arrow_files::ArrowSink;
 use crate::partitions::NO_VALUE;
 use crate::task::{Batches, TaskEnv};
 
@@ -55,6 +58,7 @@ enum Format {
     Parquet(Box<TableParquetOptions>),
     Csv(CsvWriterOptions),
     Json(JsonWriterOptions),
+    Arrow,
 }
 
 /// What a sink writes, and how.
@@ -66,7 +70,7 @@ pub(crate) struct Files<'a> {
 /// What a plan's root writes.
 ///
 /// # Errors
-/// It writes something other than Parquet, CSV or JSON files.
+/// It writes something other than Parquet, CSV, JSON or Arrow files.
 pub(crate) fn files(root: &DataSinkExec) -> Result<Files<'_>> {
     let sink: &dyn DataSink = root.sink();
     if let Some(sink) = sink.downcast_ref::<ParquetSink>() {
@@ -79,7 +83,10 @@ pub(crate) fn files(root: &DataSinkExec) -> Result<Files<'_>> {
     if let Some(sink) = sink.downcast_ref::<JsonSink>() {
         return Ok(Files { config: sink.config(), format: Format::Json(sink.writer_options().clone()) });
     }
-    not_impl_err!("files are written as Parquet, CSV or JSON")
+    if let Some(ArrowSink(config)) = sink.downcast_ref() {
+        return Ok(Files { config, format: Format::Arrow });
+    }
+    not_impl_err!("files are written as Parquet, CSV, JSON or Arrow")
 }
 
 /// Stages the rows of a task.
@@ -326,6 +333,7 @@ enum Encoder {
     Parquet(Box<ArrowWriter<Unsent>>),
     Csv(Box<csv::Writer<Text>>),
     Json(LineDelimitedWriter<Text>),
+    Arrow(Box<FileWriter<Unsent>>),
 }
 
 impl Encoder {
@@ -342,6 +350,10 @@ impl Encoder {
                 Self::Csv(Box::new(options.writer_options.clone().build(compressed(out, options.compression)?)))
             }
             Format::Json(options) => Self::Json(LineDelimitedWriter::new(compressed(out, options.compression)?)),
+            Format::Arrow => {
+                let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+                Self::Arrow(Box::new(FileWriter::try_new_with_options(out, schema, options)?))
+            }
         })
     }
 
@@ -355,6 +367,7 @@ impl Encoder {
             }
             Self::Csv(writer) => writer.write(batch)?,
             Self::Json(writer) => writer.write(batch)?,
+            Self::Arrow(writer) => writer.write(batch)?,
         }
         Ok(())
     }
@@ -364,6 +377,7 @@ impl Encoder {
             Self::Parquet(writer) => drop(writer.close()?),
             Self::Csv(writer) => drop(writer.into_inner()),
             Self::Json(mut writer) => writer.finish()?,
+            Self::Arrow(mut writer) => writer.finish()?,
         }
         Ok(())
     }
@@ -380,6 +394,7 @@ impl Format {
             Self::Parquet(_) => "parquet".to_owned(),
             Self::Csv(options) => text("csv", options.compression),
             Self::Json(options) => text("json", options.compression),
+            Self::Arrow => "arrow".to_owned(),
         }
     }
 }
