@@ -23,6 +23,7 @@ use crate::applications;
 use crate::driver::{self, End, Patience, Standing, standing};
 use crate::log::{self, Which};
 use crate::names::{APP, ROLE, Role};
+use crate::refusal::{Answer, Request, Verdict, judge};
 use crate::seen::{Container, Phase, Seen};
 use crate::why::{Note, Sentence, joined};
 use model::exit;
@@ -50,6 +51,13 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(40);
 
 /// An API server that is away for so long is given up.
 const AWAY_FOR: Duration = Duration::from_secs(600);
+
+/// Rights that are refused for so long are missing: an API server that has just begun refuses what it allows a moment later.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
+/// While nothing is heard of the Job or its pods, the API server is asked so often whether it answers: a watch that goes on
+/// does not say so, and a list may wait for ever.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 /// Lines on their way to the terminal.
 const LINES: usize = 256;
@@ -97,6 +105,15 @@ struct Known {
     gone: bool,
 }
 
+/// Why nothing is heard of the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Trouble {
+    /// The API server does not answer.
+    Away,
+    /// It refuses, for this reason.
+    Refused(String),
+}
+
 struct Following<'a> {
     followed: &'a Followed,
     began: Instant,
@@ -116,7 +133,9 @@ struct Following<'a> {
     told_at: Option<Instant>,
     job_since: Option<Instant>,
     deleted_since: Option<Instant>,
-    away_since: Option<Instant>,
+    trouble: Option<(Trouble, Instant)>,
+    probes: JoinSet<Result<(), Answer>>,
+    probed_at: Instant,
     said: (String, Option<Instant>),
 }
 
@@ -139,7 +158,9 @@ impl<'a> Following<'a> {
             told_at: None,
             job_since: None,
             deleted_since: None,
-            away_since: None,
+            trouble: None,
+            probes: JoinSet::new(),
+            probed_at: Instant::now(),
             said: (String::new(), None),
         }
     }
@@ -161,11 +182,17 @@ impl<'a> Following<'a> {
                 }
                 Some(event) = jobs.next() => self.job_event(event, &mut job_seen),
                 Some(event) = pods.next() => self.pod_event(event),
+                Some(probed) = self.probes.join_next() => match probed {
+                    Ok(Ok(())) => self.trouble = None,
+                    Ok(Err(answer)) => self.note(&answer),
+                    Err(error) => tracing::error!(%error, "a request to the API server ended badly"),
+                },
                 _ = look.tick() => {}
             }
+            self.probe();
             self.read_logs();
             self.look_up_events().await;
-            if let Some(end) = self.judge(heard).await {
+            if let Some(end) = self.look(heard).await {
                 return end;
             }
         }
@@ -178,13 +205,11 @@ impl<'a> Following<'a> {
                 *seen = true;
                 self.job_since.get_or_insert_with(Instant::now);
                 self.job = Some(job);
-                self.away_since = None;
             }
             Ok(Event::InitDone) => {
                 if !*seen {
                     self.deleted_since.get_or_insert_with(Instant::now);
                 }
-                self.away_since = None;
             }
             Ok(Event::Delete(job)) => {
                 self.job = Some(job);
@@ -205,7 +230,6 @@ impl<'a> Following<'a> {
                 listed.iter().for_each(|pod| self.seen(pod));
                 let gone = self.pods.iter_mut().filter(|(uid, _)| !there.contains(uid));
                 gone.for_each(|(_, known)| (known.seen.deleted, known.gone) = (true, true));
-                self.away_since = None;
             }
             Ok(Event::Apply(pod)) => self.seen(&pod),
             Ok(Event::Delete(pod)) => {
@@ -231,10 +255,57 @@ impl<'a> Following<'a> {
             | watcher::Error::WatchFailed(error) => answer(error),
             watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => return,
         };
-        // A version that is too old is listed anew; everything else is asked again until it is answered.
-        if answer.code != 410 {
-            self.away_since.get_or_insert_with(Instant::now);
-            tracing::debug!(why = answer.message, "watch the application");
+        self.note(&answer);
+    }
+
+    /// Takes note of an answer that is none. Everything is asked again until it is answered.
+    fn note(&mut self, answer: &Answer) {
+        tracing::debug!(why = answer.message, "watch the application");
+        let trouble = match judge(Request::Watch, answer) {
+            Verdict::Stop { why } | Verdict::Unauthorized { why } | Verdict::Quota { why } => Trouble::Refused(why),
+            Verdict::Away => Trouble::Away,
+            // A version that is too old is listed anew.
+            Verdict::Gone | Verdict::Exists | Verdict::Conflict | Verdict::Overloaded { .. } => return,
+        };
+        let since = match &self.trouble {
+            Some((before, since)) if std::mem::discriminant(before) == std::mem::discriminant(&trouble) => *since,
+            _ => Instant::now(),
+        };
+        self.trouble = Some((trouble, since));
+    }
+
+    /// Asks for Job and pods whether they can be heard of.
+    fn probe(&mut self) {
+        let heard = self.trouble.is_none() && self.all_listed && (self.job.is_some() || self.deleted_since.is_some());
+        if heard || !self.probes.is_empty() || self.probed_at.elapsed() < PROBE_EVERY {
+            return;
+        }
+        self.probed_at = Instant::now();
+        let Followed { cluster, app, root, .. } = self.followed.clone();
+        self.probes.spawn(async move {
+            let (jobs, pods): (Api<Job>, Api<Pod>) = (cluster.api(), cluster.api());
+            let this = ListParams::default().fields(&format!("metadata.name={root}"));
+            let driver = ListParams::default().labels(&select_driver(app));
+            within(jobs.list_metadata(&this)).await?;
+            within(pods.list_metadata(&driver)).await.map(drop)
+        });
+    }
+
+    /// Nothing is heard of the application, and it is of no use to wait.
+    fn cut_off(&self) -> Option<End> {
+        let (trouble, since) = self.trouble.as_ref()?;
+        let lasted = since.elapsed();
+        match trouble {
+            Trouble::Away if lasted > AWAY_FOR => {
+                let seconds = lasted.as_secs();
+                let why = format!("the API server has not answered for {seconds} s; the application may go on");
+                Some(End { code: exit::LOST, why })
+            }
+            Trouble::Refused(why) if lasted > REFUSED_FOR => {
+                let why = format!("cannot follow the application, which may go on: {why}");
+                Some(End { code: exit::REFUSED, why })
+            }
+            Trouble::Away | Trouble::Refused(_) => None,
         }
     }
 
@@ -304,8 +375,10 @@ impl<'a> Following<'a> {
         Timestamp::from_millis(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    async fn judge(&mut self, heard: &mut (dyn FnMut(Heard) + Send)) -> Option<End> {
-        if !self.all_listed && self.away_since.is_none_or(|since| since.elapsed() < AWAY_FOR) {
+    async fn look(&mut self, heard: &mut (dyn FnMut(Heard) + Send)) -> Option<End> {
+        let cut_off = self.cut_off();
+        if !self.all_listed && cut_off.is_none() {
+            self.say(&[], &[], heard);
             return None;
         }
         let pods = self.in_order();
@@ -317,17 +390,14 @@ impl<'a> Following<'a> {
             let left = self.pods.values().any(|known| !known.gone && !known.seen.ended());
             return (!left || since.elapsed() > STOPPED_WITHIN).then(End::killed);
         }
-        let job = self.job.clone()?;
-        if let Some(end) = driver::end(&job, &pods) {
+        let end = self.job.as_ref().and_then(|job| driver::end(job, &pods));
+        if let Some(end) = end.or(cut_off) {
             return Some(end);
         }
-        if let Some(since) = self.away_since.filter(|since| since.elapsed() > AWAY_FOR) {
-            let why = format!(
-                "the API server has not answered for {} s; the application may go on",
-                since.elapsed().as_secs()
-            );
-            return Some(End { code: exit::LOST, why });
-        }
+        let Some(job) = self.job.clone() else {
+            self.say(&pods, &[], heard);
+            return None;
+        };
         let now = self.now();
         let waits = driver::waits(&job, pods.last(), &self.told, now);
         let end = self.patience.look(now, standing(&job), &waits);
@@ -342,13 +412,14 @@ impl<'a> Following<'a> {
 
     /// Says what has changed, and what lasts every half minute.
     fn say(&mut self, pods: &[Seen], waits: &[Sentence], heard: &mut (dyn FnMut(Heard) + Send)) {
-        let away = self.away_since.filter(|since| since.elapsed() > Duration::from_secs(2));
-        let (text, key, again) = match (away, waits, pods.last()) {
-            (Some(since), _, _) => {
+        let trouble = self.trouble.as_ref().filter(|(_, since)| since.elapsed() > Duration::from_secs(2));
+        let (text, key, again) = match (trouble, waits, pods.last()) {
+            (Some((Trouble::Away, since)), ..) => {
                 let text =
                     format!("Kubernetes API unreachable for {} s; the application goes on", since.elapsed().as_secs());
                 (text, "away".to_owned(), true)
             }
+            (Some((Trouble::Refused(why), _)), ..) => (format!("cannot follow the application: {why}"), why.clone(), true),
             (None, [], Some(pod)) if pod.runs() => {
                 let node = pod.node.clone().unwrap_or_else(|| "a node".to_owned());
                 (format!("driver {} runs on {node}", pod.name), pod.uid.clone(), false)
@@ -417,4 +488,66 @@ pub(crate) fn when(event: &Told) -> Option<k8s_openapi::jiff::Timestamp> {
         event.metadata.creation_timestamp.as_ref().map(|time| time.0),
     ];
     times.into_iter().flatten().max()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+    use kube::Client;
+    use kube::client::Body;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// A cluster that gives this answer to everything; none at all if it is none.
+    fn cluster(answer: Option<(u16, &'static str)>) -> Cluster {
+        let service = service_fn(move |_: http::Request<Body>| async move {
+            let Some((code, message)) = answer else { return std::future::pending().await };
+            let status = serde_json::json!({
+                "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": "Forbidden", "message": message,
+            });
+            let body = Body::from(status.to_string().into_bytes());
+            Ok::<_, std::io::Error>(Response::builder().status(code).body(body).unwrap())
+        });
+        Cluster::with_client(Client::new(service, "test"), "test", false)
+    }
+
+    async fn followed(answer: Option<(u16, &'static str)>) -> (End, Vec<String>, Duration) {
+        let (began, mut said) = (Instant::now(), Vec::new());
+        let followed = Followed {
+            cluster: cluster(answer),
+            app: AppId(7),
+            root: "vonk-a".into(),
+            room_within: Duration::from_secs(600),
+        };
+        let mut heard = |heard| match heard {
+            Heard::Said(text) => said.push(text),
+            Heard::Line(line) => panic!("nobody prints {line:?}"),
+        };
+        let end = timeout(AWAY_FOR * 2, follow(&followed, &mut heard)).await.expect("it ends");
+        (end, said, began.elapsed())
+    }
+
+    /// Its API server was gone right after the submission: whoever submitted waited for ever, and heard nothing.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_never_answers_is_given_up() {
+        for answer in [None, Some((503, "away"))] {
+            let (end, said, waited) = followed(answer).await;
+            assert_eq!(end.code, exit::LOST, "{end:?}");
+            assert!(waited < AWAY_FOR + Duration::from_secs(60), "{waited:?}");
+            assert!(said[0].starts_with("Kubernetes API unreachable for "), "{said:?}");
+        }
+    }
+
+    /// It read as an API server that is away, for ten minutes.
+    #[tokio::test(start_paused = true)]
+    async fn a_right_that_is_missing_is_named() {
+        let message =
+            r#"jobs.batch is forbidden: User "ada" cannot list resource "jobs" in API group "batch" in the namespace "test""#;
+        let (end, said, waited) = followed(Some((403, message))).await;
+        assert_eq!(end.code, exit::REFUSED, "{end:?}");
+        let rule = "add this rule to the Role: {apiGroups: [batch], resources: [jobs], verbs: [list]}";
+        assert!(end.why.ends_with(rule) && said[0].ends_with(rule), "{end:?} {said:?}");
+        assert!(waited < REFUSED_FOR + Duration::from_secs(15), "{waited:?}");
+    }
 }

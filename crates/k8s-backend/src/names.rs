@@ -21,6 +21,9 @@ pub const EPOCH: &str = "vonk.dev/epoch";
 /// The label with the executor's number.
 pub const EXECUTOR: &str = "vonk.dev/executor";
 
+/// The label with the hash of the idempotency key under which a root was submitted.
+pub const KEY: &str = "vonk.dev/key";
+
 /// The annotation with what people call the application.
 pub const NAME: &str = "vonk.dev/name";
 
@@ -112,6 +115,18 @@ pub fn root(app: AppId) -> String {
 /// The root of try `attempt` under an idempotency key: the same for whoever submits with the same key.
 #[must_use]
 pub fn keyed_root(namespace: &str, key: &str, attempt: u32) -> String {
+    format!("vonk-k{}-{attempt}", key_hash(namespace, key))
+}
+
+/// Which try a root is under the idempotency key with this hash; nothing if it is none.
+#[must_use]
+pub fn attempt_of(root: &str, hash: &str) -> Option<u32> {
+    root.strip_prefix("vonk-k")?.strip_prefix(hash)?.strip_prefix('-')?.parse().ok()
+}
+
+/// What stands for an idempotency key in names and labels.
+#[must_use]
+pub fn key_hash(namespace: &str, key: &str) -> String {
     let mut hash = Sha256::new();
     // With the length first, no two pairs give the same bytes.
     hash.update((namespace.len() as u64).to_be_bytes());
@@ -119,7 +134,13 @@ pub fn keyed_root(namespace: &str, key: &str, attempt: u32) -> String {
     hash.update(key);
     let hash = hash.finalize();
     let first = hash.iter().take(16).fold(0, |number: u128, byte| (number << 8) | u128::from(*byte));
-    format!("vonk-k{}-{attempt}", AppId(first))
+    AppId(first).to_string()
+}
+
+/// Selects the roots of every try under the idempotency key with this hash.
+#[must_use]
+pub fn select_key(hash: &str) -> String {
+    format!("{KEY}={hash}")
 }
 
 /// The Secret with the files of a role, beside the root of that name.
@@ -205,6 +226,10 @@ mod tests {
         assert!(name.starts_with("vonk-k") && name.ends_with("-1"), "{name}");
         assert_ne!(name, keyed_root("defaultn", "ightly", 1));
         assert_ne!(name, keyed_root("default", "weekly", 1));
+        let hash = key_hash("default", "nightly");
+        assert_eq!(attempt_of(&keyed_root("default", "nightly", 12), &hash), Some(12));
+        assert_eq!(attempt_of(&keyed_root("default", "weekly", 12), &hash), None);
+        assert_eq!(attempt_of(&format!("{name}-driver"), &hash), None);
     }
 
     #[test]

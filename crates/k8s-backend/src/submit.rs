@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use model::ids::AppId;
 use proto::tls::{self, Authority};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use crate::access::Cluster;
 use crate::driver::{Standing, standing};
 use crate::job::{self, DriverJob, TooMuchConfig};
 use crate::names::{self, Role};
-use crate::request::{Granted, RequestError, insist};
+use crate::request::{Granted, RequestError, ask, insist};
 use crate::root::TlsFiles;
 use crate::sweep;
 use model::exit;
@@ -97,22 +97,31 @@ impl SubmitError {
 /// # Errors
 /// The API server refuses or does not answer.
 pub async fn attached(cluster: &Cluster, key: &str) -> Result<Option<Submitted>, SubmitError> {
-    for attempt in 1..=TRIES_MAX {
-        let name = names::keyed_root(cluster.namespace(), key, attempt);
-        let Some(job) = job_of(cluster, &name).await? else { return Ok(None) };
-        if serves(&job) {
-            return described(cluster, &job, true).map(Some);
-        }
+    match latest_try(cluster, key).await? {
+        Some((_, job)) if serves(&job) => described(cluster, &job, true).map(Some),
+        Some(_) | None => Ok(None),
     }
-    Err(SubmitError::Tries)
 }
 
-/// Whether the Job of a key's first try is there still: then it tells more than what was noted of it.
+/// Whether the Job of one of a key's tries is there still: then it tells more than what was noted of it.
 ///
 /// # Errors
 /// The API server refuses or does not answer.
 pub async fn is_remembered(cluster: &Cluster, key: &str) -> Result<bool, SubmitError> {
-    Ok(job_of(cluster, &names::keyed_root(cluster.namespace(), key, 1)).await?.is_some())
+    Ok(latest_try(cluster, key).await?.is_some())
+}
+
+/// The latest try under a key whose Job is there, and which it is. Earlier ones may be gone: each goes an hour after its end.
+async fn latest_try(cluster: &Cluster, key: &str) -> Result<Option<(u32, Job)>, RequestError> {
+    let hash = names::key_hash(cluster.namespace(), key);
+    let (jobs, tries): (Api<Job>, _) = (cluster.api(), ListParams::default().labels(&names::select_key(&hash)));
+    let listed = ask("list the Jobs of the idempotency key", || jobs.list(&tries)).await?;
+    Ok(latest(listed.items, &hash))
+}
+
+fn latest(jobs: Vec<Job>, hash: &str) -> Option<(u32, Job)> {
+    let attempt = |job: &Job| names::attempt_of(job.metadata.name.as_deref()?, hash);
+    jobs.into_iter().filter_map(|job| Some((attempt(&job)?, job))).max_by_key(|(attempt, _)| *attempt)
 }
 
 /// Makes an application, or attaches to the one that has its key. It begins at once, or when its queue lets it.
@@ -138,14 +147,29 @@ async fn submitted(
 ) -> Result<Submitted, SubmitError> {
     let jobs: Api<Job> = cluster.api();
     let mut attempt = 1;
+    if let Some(key) = &submission.key
+        && let Some((latest, job)) = latest_try(cluster, key).await?
+    {
+        if serves(&job) {
+            return described(cluster, &job, true);
+        }
+        if half_made_long_ago(&job) {
+            // Its submitter may only have slept: it must not complete it beside the next one.
+            delete(cluster, &job).await?;
+        }
+        attempt = latest + 1;
+    }
     let job = loop {
+        if attempt > TRIES_MAX {
+            return Err(SubmitError::Tries);
+        }
         if let Some(key) = &submission.key {
             submission.job.pod.root = names::keyed_root(cluster.namespace(), key, attempt);
         }
         if stop.is_cancelled() {
             return Err(SubmitError::Interrupted);
         }
-        let wanted = submission.job.job();
+        let wanted = wanted(&submission, cluster.namespace());
         let created = insist("create the application's Job", crate::refusal::Request::Create, || {
             let (jobs, wanted) = (jobs.clone(), wanted.clone());
             async move { jobs.create(&PostParams::default(), &wanted).await }
@@ -168,9 +192,6 @@ async fn submitted(
             continue;
         }
         attempt += 1;
-        if attempt > TRIES_MAX {
-            return Err(SubmitError::Tries);
-        }
     };
     // Boxed: it holds four objects while it waits.
     match Box::pin(complete(cluster, &submission, &job, stop)).await {
@@ -181,6 +202,16 @@ async fn submitted(
             Err(error)
         }
     }
+}
+
+/// The Job; with a key, it is found by it.
+fn wanted(submission: &Submission, namespace: &str) -> Job {
+    let mut job = submission.job.job();
+    if let Some(key) = &submission.key {
+        let labels = job.metadata.labels.get_or_insert_default();
+        labels.insert(names::KEY.to_owned(), names::key_hash(namespace, key));
+    }
+    job
 }
 
 async fn complete(
@@ -385,6 +416,30 @@ mod tests {
         half.metadata.creation_timestamp =
             Some("2020-01-01T00:00:00Z".parse().map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time).unwrap());
         assert!(!serves(&half) && half_made_long_ago(&half));
+    }
+
+    /// Its first try had failed and its Job was gone: whoever came then ran a first try beside the second.
+    #[test]
+    fn the_latest_try_counts_though_earlier_ones_are_gone() {
+        let submission = Submission { key: Some("nightly".into()), ..submission() };
+        let hash = names::key_hash("a", "nightly");
+        let tried = |attempt: u32, status: &str| {
+            let mut made = wanted(&submission, "a");
+            made.metadata.name = Some(names::keyed_root("a", "nightly", attempt));
+            (made.metadata.annotations, made.status) = (job(status).metadata.annotations, job(status).status);
+            made.spec.as_mut().unwrap().suspend = Some(false);
+            made
+        };
+        let label = |job: &Job| job.metadata.labels.as_ref().and_then(|labels| labels.get(names::KEY).cloned());
+        assert_eq!(label(&tried(1, "{}")), Some(hash.clone()));
+        let failed = "{conditions: [{type: Failed, status: 'True', reason: x}]}";
+        let found = |jobs: Vec<Job>| latest(jobs, &hash).map(|(attempt, job)| (attempt, serves(&job)));
+        assert_eq!(found(vec![]), None);
+        assert_eq!(found(vec![tried(2, "{active: 1}")]), Some((2, true)), "the first one is gone");
+        assert_eq!(found(vec![tried(10, failed), tried(9, failed)]), Some((10, false)), "the next one is the eleventh");
+        let mut stranger = tried(11, "{active: 1}");
+        stranger.metadata.name = Some("nightly".into());
+        assert_eq!(found(vec![stranger]), None);
     }
 
     #[test]
