@@ -38,7 +38,7 @@ use crate::cleanup::Cleaner;
 use crate::config::{Limits, MAX_RESULT_SIZE};
 use crate::jobs::{Jobs, RunningJob};
 use crate::launch::{Held, Upload};
-use crate::link::{Dialer, Up};
+use crate::link::{CUT_OFF_AT_MOST, Dialer, MISSED_HEARTBEATS, Up};
 use crate::observe::Observer;
 use crate::outbox::{Batch, Outbox};
 use crate::requests::{Request, Requests, Staged};
@@ -74,6 +74,8 @@ pub(crate) enum Message {
     LinkUp { executor: ExecutorId, up: Up },
     /// It said something.
     Heard { executor: ExecutorId, message: FromExecutor },
+    /// It runs and has not answered a hello for long; what it has printed last, if that is known.
+    Unanswered { executor: ExecutorId, last_line: Option<String> },
     /// Its link is lost for good.
     LinkLost { executor: ExecutorId, cause: LossCause, why: String },
     /// A payload too large for a message is in the store, or cannot be put there.
@@ -172,6 +174,33 @@ pub(crate) struct EventLoop {
     unnamed: bool,
     doomed: Option<String>,
     last_lines: LastLines,
+    waits: Waits,
+    /// How long executors have been cut off, while they are.
+    cut_off_for: Option<Duration>,
+}
+
+/// Why wanted executors are not there yet.
+#[derive(Default)]
+struct Waits {
+    /// As the cluster says.
+    cluster: String,
+    /// Executors that run and do not answer, and what each has printed last.
+    unanswered: BTreeMap<ExecutorId, Option<String>>,
+    said: String,
+}
+
+impl Waits {
+    fn sentence(&self) -> String {
+        let unanswered = self.unanswered.first_key_value().map(|(executor, line)| {
+            let line = line.as_ref().map(|line| format!("; its last line: {line}")).unwrap_or_default();
+            match self.unanswered.len() - 1 {
+                0 => format!("{executor} runs but does not answer{line}"),
+                more => format!("{executor} and {more} more run but do not answer{line}"),
+            }
+        });
+        let all = std::iter::once(self.cluster.clone()).chain(unanswered).filter(|why| !why.is_empty());
+        all.collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// What executors that were lost had printed last.
@@ -236,6 +265,8 @@ impl EventLoop {
             unnamed: false,
             doomed: None,
             last_lines: LastLines::default(),
+            waits: Waits::default(),
+            cut_off_for: None,
             parts,
         }
     }
@@ -266,6 +297,8 @@ impl EventLoop {
             self.now = Timestamp::from(awake - self.began);
             if awake - turned > SLEPT {
                 self.tell(Event::Slept { gap: awake - turned });
+            } else {
+                self.note_cut_off(awake - turned);
             }
             event.into_iter().for_each(|event| self.on_cluster(event));
             for message in messages.drain(..) {
@@ -289,6 +322,32 @@ impl EventLoop {
                 self.tell(Event::DeadlinePassed);
             }
             self.end_turn();
+        }
+    }
+
+    /// While what leads to all executors is away, their silence is nobody's fault, up to a bound.
+    fn note_cut_off(&mut self, turn: Duration) {
+        if !self.parts.backend.is_cut_off() {
+            self.cut_off_for = None;
+            return;
+        }
+        // It is noticed when links have missed their heartbeats: their silence has begun before.
+        let missed = self.parts.limits.heartbeat_interval * MISSED_HEARTBEATS;
+        let gap = if self.cut_off_for.is_some() { turn } else { missed };
+        let lasted = self.cut_off_for.map_or(Duration::ZERO, |lasted| lasted + turn);
+        self.cut_off_for = Some(lasted);
+        if lasted < CUT_OFF_AT_MOST {
+            self.tell(Event::Slept { gap });
+        }
+    }
+
+    /// Says why wanted executors are not there yet: `again` although it was said before.
+    fn say_waits(&mut self, again: bool) {
+        let why = self.waits.sentence();
+        if again || why != self.waits.said {
+            self.waits.said.clone_from(&why);
+            self.record(|_| AppEvent::Waiting { why: why.clone() });
+            self.came_of_it(Event::ClusterWaiting { why });
         }
     }
 
@@ -430,11 +489,16 @@ impl EventLoop {
                 self.tell(Event::ExecutorLost { executor, cause, why });
             }
             ClusterEvent::Waiting { why } => {
-                self.record(|_| AppEvent::Waiting { why: why.clone() });
-                self.tell(Event::ClusterWaiting { why });
+                self.waits.cluster = why;
+                self.say_waits(true);
+                self.tell_outcomes();
             }
             ClusterEvent::Refused { why } => {
-                self.record(|_| AppEvent::Waiting { why: why.clone() });
+                if why.is_empty() {
+                    self.say_waits(true);
+                } else {
+                    self.record(|_| AppEvent::Waiting { why: why.clone() });
+                }
                 self.tell(Event::ClusterRefused { why });
             }
         }
@@ -444,6 +508,13 @@ impl EventLoop {
         match message {
             Message::Heard { executor, message } => self.on_heard(executor, message),
             Message::LinkUp { executor, up } => self.on_link(executor, up),
+            Message::Unanswered { executor, last_line } => {
+                if self.executors.get(&executor).is_some_and(|remote| remote.outbox.is_none()) {
+                    self.waits.unanswered.insert(executor, last_line);
+                    self.say_waits(false);
+                    self.tell_outcomes();
+                }
+            }
             Message::LinkLost { executor, cause, why } => self.tell(Event::ExecutorLost { executor, cause, why }),
             Message::Uploaded { upload, stored } => self.on_uploaded(upload, stored),
             Message::WriteEnded { job, destination, outcome, shown } => {
@@ -468,6 +539,7 @@ impl EventLoop {
     }
 
     fn on_link(&mut self, executor: ExecutorId, up: Up) {
+        self.answers(executor);
         let Some(remote) = self.executors.get_mut(&executor) else { return };
         remote.outbox = Some(up.outbox);
         remote.in_process = up.in_process;
@@ -485,6 +557,13 @@ impl EventLoop {
                 broadcasts.into_iter().for_each(|id| self.send(executor, ToExecutor::ForgetBroadcast(id)));
                 self.tell(Event::LinkRestored { executor, holding });
             }
+        }
+    }
+
+    /// It has answered, or never will.
+    fn answers(&mut self, executor: ExecutorId) {
+        if self.waits.unanswered.remove(&executor).is_some() {
+            self.say_waits(false);
         }
     }
 
@@ -762,6 +841,7 @@ impl EventLoop {
         if let Some(remote) = self.executors.remove(&executor) {
             remote.closed.cancel();
         }
+        self.answers(executor);
         self.held.retain(|_, held| held.executor != executor);
         self.unnamed |= cause != LossCause::Released && cause != LossCause::Start;
         self.parts.backend.release(executor);

@@ -1,8 +1,8 @@
 //! How is an executor dialled and kept?
 //!
 //! One task per executor: it dials, proves who it is, says hello and compares the answer; then it carries messages both
-//! ways. A lost connection is made again for `executor.reconnect_timeout`; the loop then hears what the executor holds, and
-//! nothing is sent a second time. Whatever ends the link for good is one [`Message`] to the loop.
+//! ways. A lost connection is made again for `executor.reconnect_timeout`, in which time does not count during which no
+//! executor can be reached; the loop then hears what the executor holds, and nothing is sent a second time. Whatever ends the link for good is one [`Message`] to the loop.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,14 +33,25 @@ use crate::outbox::Outbox;
 /// One try at a connection, hello included, may take so long: a stopped process accepts, and says nothing.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// A new executor is dialled for so long before it counts as one that does not start.
-const FIRST_CONNECT_WITHIN: Duration = Duration::from_secs(20);
+/// A new executor is dialled for so long before it counts as one that does not start: it may fetch a large program before it
+/// listens.
+const FIRST_CONNECT_WITHIN: Duration = Duration::from_secs(60);
+
+/// People hear of a new executor that has not answered for so long.
+const UNANSWERED_AFTER: Duration = Duration::from_secs(20);
+
+/// Its last line is waited for so long.
+const LAST_LINE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What leads to all executors may be away for so long before they are lost with it. Without a driver, they end themselves
+/// then.
+pub(crate) const CUT_OFF_AT_MOST: Duration = Duration::from_secs(60);
 
 /// The wait between two tries at a connection.
 const REDIAL_AFTER: Duration = Duration::from_millis(200);
 
 /// A connection over which so many heartbeats were missed is dead, whatever TCP believes; it is made again.
-const MISSED_HEARTBEATS: u32 = 3;
+pub(crate) const MISSED_HEARTBEATS: u32 = 3;
 
 /// Messages under way inside one gRPC connection, each way, beyond which the sender waits.
 const IN_FLIGHT: usize = 64;
@@ -136,8 +147,11 @@ impl Dialer {
         let mut restored = false;
         let mut broken: Option<LinkError> = None;
         loop {
-            let patience = if restored { self.reconnect_timeout } else { FIRST_CONNECT_WITHIN };
-            let (connected, reply) = match self.connect_for(executor, patience).await {
+            let connected = match restored {
+                true => self.connect_for(executor, self.reconnect_timeout).await,
+                false => self.connect_first(executor).await,
+            };
+            let (connected, reply) = match connected {
                 Ok(connected) => connected,
                 Err(LinkError::Dial(DialError::Gone(_))) => return None,
                 Err(error) => {
@@ -167,14 +181,35 @@ impl Dialer {
         }
     }
 
+    /// The first connection; if it takes long, the loop hears of it.
+    async fn connect_first(&self, executor: ExecutorId) -> Result<(Connected, HelloReply), LinkError> {
+        let telling = async {
+            sleep(UNANSWERED_AFTER).await;
+            let line = timeout(LAST_LINE_WITHIN, self.backend.last_line(executor)).await;
+            let last_line = line.ok().flatten();
+            // A loop that has ended need not know.
+            let _ = self.mailbox.send(Message::Unanswered { executor, last_line }).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            connected = self.connect_for(executor, FIRST_CONNECT_WITHIN) => connected,
+            never = telling => never,
+        }
+    }
+
     async fn connect_for(
         &self,
         executor: ExecutorId,
         patience: Duration,
     ) -> Result<(Connected, HelloReply), LinkError> {
-        let until = Instant::now() + patience;
+        let mut until = Instant::now() + patience;
+        let latest = Instant::now() + patience.max(CUT_OFF_AT_MOST);
         loop {
+            let began = Instant::now();
             let tried = timeout(CONNECT_WITHIN, self.connect(executor)).await.unwrap_or(Err(LinkError::TimedOut));
+            if self.backend.is_cut_off() {
+                until = (until + began.elapsed() + REDIAL_AFTER).min(latest);
+            }
             match tried {
                 Ok(connected) => return Ok(connected),
                 Err(error @ LinkError::Dial(DialError::Gone(_))) => return Err(error),

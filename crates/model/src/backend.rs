@@ -80,9 +80,9 @@ pub enum ClusterEvent {
         /// In one sentence.
         why: String,
     },
-    /// The cluster refuses to start executors, and it is of no use to wait.
+    /// The cluster refuses to start executors, and it is of no use to wait; or does so no more.
     Refused {
-        /// In one sentence: why and what to do.
+        /// In one sentence: why and what to do. Empty when it does so no more.
         why: String,
     },
 }
@@ -105,6 +105,19 @@ pub trait ClusterBackend: Send + Sync {
     /// # Cancellation
     /// Dropping the future leaves nothing behind.
     fn dial(&self, executor: ExecutorId) -> BoxFuture<'_, Result<Connection, DialError>>;
+
+    /// Whether executors cannot be reached for now though they may be well: what leads to all of them does not answer.
+    fn is_cut_off(&self) -> bool {
+        false
+    }
+
+    /// The last line that an executor has printed, if that can be told soon: it runs, and does not answer.
+    ///
+    /// # Cancellation
+    /// Dropping the future leaves nothing behind.
+    fn last_line(&self, _executor: ExecutorId) -> BoxFuture<'_, Option<String>> {
+        Box::pin(std::future::ready(None))
+    }
 
     /// What happens from now on. Taken once, by the event loop; a second call gives an empty stream.
     fn events(&self) -> Pin<Box<dyn Stream<Item = ClusterEvent> + Send>>;

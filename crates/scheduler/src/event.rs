@@ -149,15 +149,16 @@ pub enum Event {
         /// In one sentence.
         why: String,
     },
-    /// The cluster refuses to start executors, and it is of no use to wait.
+    /// The cluster refuses to start executors, and it is of no use to wait; or does so no more.
     ClusterRefused {
-        /// In one sentence: why and what to do.
+        /// In one sentence: why and what to do. Empty when it does so no more.
         why: String,
     },
     /// The time of [`next_deadline`](crate::Scheduler::next_deadline) has come. Too early is harmless. Sent only after
     /// every message that was received before it (R11).
     DeadlinePassed,
-    /// The driver did not turn its loop for this long (more than 5 s: stopped, suspended): nobody is blamed for it.
+    /// The driver did not turn its loop for this long (more than 5 s: stopped, suspended), or could hear no executor since what
+    /// leads to all of them did not answer: nobody is blamed for it.
     Slept {
         /// How long.
         gap: Duration,

@@ -364,6 +364,15 @@ impl Executors {
     }
 }
 
+/// Why an executor is lost, and what it ran: one of them needed what there was not.
+fn with_tasks(why: &str, executor: &Executor) -> String {
+    let ran = executor.live.iter().filter(|(_, live)| Scheduler::has_run(live)).map(|(attempt, _)| attempt.to_string());
+    match ran.collect::<Vec<_>>().as_slice() {
+        [] => why.to_owned(),
+        tasks => format!("{why}; it ran {}", tasks.join(", ")),
+    }
+}
+
 impl Scheduler {
     pub(crate) fn join(&mut self, now: Timestamp, id: ExecutorId, slots: u32, actions: &mut Vec<Action>) {
         if self.executors.gone.contains(&id) {
@@ -398,7 +407,11 @@ impl Scheduler {
             return;
         }
         let executor = self.executors.remove(id);
-        actions.push(Action::RemoveExecutor { executor: id, cause, why: why.to_owned() });
+        let why = match &executor {
+            Some(executor) if cause == LossCause::Memory => with_tasks(why, executor),
+            _ => why.to_owned(),
+        };
+        actions.push(Action::RemoveExecutor { executor: id, cause, why: why.clone() });
         self.unplace(id);
         let excluding: Vec<StageId> =
             self.stages.iter().filter(|(_, s)| s.blamed.contains_key(&id)).map(|(&s, _)| s).collect();

@@ -110,7 +110,7 @@ impl Scheduler {
                 return actions;
             }
             Event::ClusterWaiting { why } => self.cluster_waits = Some(why).filter(|why| !why.is_empty()),
-            Event::ClusterRefused { why } => self.refused = Some(why),
+            Event::ClusterRefused { why } => self.refused = Some(why).filter(|why| !why.is_empty()),
             Event::DeadlinePassed => self.expire(now, out),
             Event::Slept { gap } => self.slept(now, gap),
         }

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::mpsc;
@@ -19,7 +21,7 @@ use model::{Failure, FailureKind};
 use object_store::memory::InMemory;
 use tokio::time::timeout;
 
-use crate::program::{APP, Options, SOON, items, job, stage, start_over};
+use crate::program::{APP, Heard, Options, SOON, items, job, stage, start_over};
 
 /// The executor's ends of one connection.
 struct Ends {
@@ -88,6 +90,8 @@ struct Scripted {
     events: Mutex<Option<mpsc::UnboundedReceiver<ClusterEvent>>>,
     report: mpsc::UnboundedSender<ClusterEvent>,
     released: Arc<Mutex<VecDeque<ExecutorId>>>,
+    /// Nobody can be reached.
+    cut_off: Arc<AtomicBool>,
 }
 
 impl Scripted {
@@ -95,7 +99,8 @@ impl Scripted {
         let (dialled, ends) = mpsc::unbounded();
         let (report, events) = mpsc::unbounded();
         let events = Mutex::new(Some(events));
-        (Arc::new(Self { dialled, events, report, released: Arc::default() }), ends)
+        let (released, cut_off) = Default::default();
+        (Arc::new(Self { dialled, events, report, released, cut_off }), ends)
     }
 }
 
@@ -112,12 +117,24 @@ impl ClusterBackend for Scripted {
         self.released.lock().unwrap().push_back(executor);
     }
 
-    fn dial(&self, _executor: ExecutorId) -> BoxFuture<'_, Result<Connection, DialError>> {
+    fn dial(&self, executor: ExecutorId) -> BoxFuture<'_, Result<Connection, DialError>> {
+        if self.is_cut_off() {
+            let source = std::io::Error::other("cut off");
+            return std::future::ready(Err(DialError::Failed { executor, source })).boxed();
+        }
         let (to, said) = mpsc::channel(8);
         let (says, from) = mpsc::channel(8);
         self.dialled.unbounded_send(Ends { said, says }).unwrap();
         let outgoing = Box::pin(to.sink_map_err(|_| ConnectionClosed));
         std::future::ready(Ok(Connection::Messages { outgoing, incoming: Box::pin(from) })).boxed()
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
+    fn last_line(&self, _executor: ExecutorId) -> BoxFuture<'_, Option<String>> {
+        std::future::ready(Some("fetching".to_owned())).boxed()
     }
 
     fn events(&self) -> Pin<Box<dyn Stream<Item = ClusterEvent> + Send>> {
@@ -293,6 +310,78 @@ async fn a_silent_executor_is_lost_within_30_seconds() {
     assert!(began.elapsed() <= std::time::Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(heard.count(|e| matches!(e, AppEvent::ExecutorLost { cause: LossCause::Infrastructure, .. })), 1);
     driver.stop(None).await;
+}
+
+/// Sentences about what is waited for.
+fn waits(heard: &Heard) -> Vec<String> {
+    let said = heard.events().into_iter().filter_map(|event| match event {
+        AppEvent::Waiting { why } => Some(why),
+        _ => None,
+    });
+    said.collect()
+}
+
+/// Fetching and unpacking its program took longer than 20 s, and two such executors failed the application.
+#[tokio::test(start_paused = true)]
+async fn an_executor_that_answers_late_is_waited_for_and_said_to_be_silent() {
+    let (backend, mut ends) = Scripted::new();
+    let (driver, heard) = start_over(Arc::new(InMemory::new()), Options::default(), backend);
+    let began = tokio::time::Instant::now();
+    let mut unanswered = Vec::new();
+    while began.elapsed() < Duration::from_secs(45) {
+        // It accepts, and says nothing.
+        unanswered.push(ends.next().await.unwrap());
+    }
+    assert_eq!(waits(&heard), ["e1 runs but does not answer; its last line: fetching"]);
+    let mut link = ends.next().await.unwrap();
+    link.greet(|_| {}).await;
+    assert!(matches!(link.said.next().await, Some(ToExecutor::Heartbeat)));
+    assert_eq!(waits(&heard)[1..], [""]);
+    assert_eq!(heard.count(|e| matches!(e, AppEvent::ExecutorJoined { .. })), 1);
+    assert_eq!(heard.count(|e| matches!(e, AppEvent::ExecutorLost { .. })), 0);
+    driver.stop(None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_executor_that_never_answers_could_not_be_used() {
+    let (backend, mut ends) = Scripted::new();
+    let (driver, heard) = start_over(Arc::new(InMemory::new()), Options::default(), backend);
+    let began = tokio::time::Instant::now();
+    let mut unanswered = Vec::new();
+    let lost = |event: &AppEvent| matches!(event, AppEvent::ExecutorLost { cause: LossCause::Start, .. });
+    while heard.count(lost) == 0 {
+        let next = timeout(Duration::from_secs(6), ends.next()).await;
+        unanswered.extend(next.ok().flatten());
+    }
+    assert!((55..=66).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_eq!(waits(&heard)[1..], [""], "nobody waits for it any more");
+    driver.stop(None).await;
+}
+
+/// The API server through which executors are reached was away: they were lost after 20 s.
+#[tokio::test(start_paused = true)]
+async fn executors_that_are_cut_off_are_waited_for_a_minute_and_no_longer() {
+    for (lasts, lost) in [(50, 0), (90, 1)] {
+        let (backend, mut ends) = Scripted::new();
+        let cut_off = Arc::clone(&backend.cut_off);
+        let (driver, heard) = start_over(Arc::new(InMemory::new()), Options::default(), backend);
+        let mut link = ends.next().await.unwrap();
+        link.greet(|_| {}).await;
+        assert!(matches!(link.said.next().await, Some(ToExecutor::Heartbeat)));
+        cut_off.store(true, Ordering::Relaxed);
+        drop(link);
+        let again = timeout(Duration::from_secs(lasts), ends.next()).await;
+        assert!(again.is_err(), "nobody is reached");
+        cut_off.store(false, Ordering::Relaxed);
+        if lost == 0 {
+            let mut link = ends.next().await.unwrap();
+            link.greet(|_| {}).await;
+            assert!(matches!(link.said.next().await, Some(ToExecutor::Heartbeat)));
+        }
+        let losses = heard.count(|e| matches!(e, AppEvent::ExecutorLost { cause: LossCause::Infrastructure, .. }));
+        assert_eq!(losses, lost, "cut off for {lasts} s");
+        driver.stop(None).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -103,7 +103,7 @@ fn r4_a_crash_gives_strikes_and_the_next_try_is_alone() {
     remove e1: abort; failed out.0#0: lost-program; failed out.2#0: lost-program
     -
     -
-    remove e2: oom; failed out.1#0: lost-memory; failed out.3#0: lost-memory
+    remove e2: oom; it ran 0.1.0, 0.3.0; failed out.1#0: lost-memory; failed out.3#0: lost-memory
     launch out.0#1 on e3
     accept out.0#1; launch out.1#1 on e3; request 4
     remove e3: abort; failed out.1#1: lost-program
@@ -275,6 +275,18 @@ fn r9_no_executor_for_a_minute_if_none_can_start() {
     -
     -
     fail j1: lost-start: there was no executor for 60 s: quota exceeded; stop out; request 0
+    ");
+}
+
+/// R9: the API server had just begun, and refused for a moment.
+#[test]
+fn r9_a_refusal_that_was_taken_back_is_forgotten() {
+    assert_snapshot!(play("job j1: out[1]; refused: no right; refused: ; wait 9m; wait 61s"), @r"
+    request 1
+    -
+    -
+    -
+    fail j1: lost-infrastructure: there was no executor for 600 s; stop out; request 0
     ");
 }
 
