@@ -46,6 +46,9 @@ pub struct Standing {
     pub name: String,
     /// Where its executors are.
     pub master: String,
+    /// Its driver runs where its executors do, for somebody who has submitted it.
+    #[serde(default)]
+    pub submitted: bool,
     /// When the driver began, in milliseconds since 1970.
     pub began_unix_ms: u64,
     /// When this was written.
@@ -273,6 +276,8 @@ pub struct Who {
     pub name: String,
     /// Where its executors are.
     pub master: String,
+    /// Its driver runs where its executors do, for somebody who has submitted it.
+    pub submitted: bool,
 }
 
 /// What hears the event loop, and what tells the store. The latter ends when the former is dropped, after it has told the end.
@@ -324,12 +329,13 @@ impl Teller {
         let slots = known.slots.values().map(|slots| u64::from(*slots)).sum();
         let running = sent.min(slots);
         let left = status.stages.values().map(|stage| u64::from(stage.tasks.saturating_sub(stage.done))).sum::<u64>();
-        let Who { app, epoch, name, master } = self.who.clone();
+        let Who { app, epoch, name, master, submitted } = self.who.clone();
         Standing {
             app,
             epoch,
             name,
             master,
+            submitted,
             began_unix_ms: known.began_unix_ms,
             written_unix_ms: unix_ms(),
             executors: status
@@ -389,7 +395,7 @@ mod tests {
     const APP: AppId = AppId(7);
 
     fn who() -> Who {
-        Who { app: APP, epoch: Epoch(1), name: "nightly".into(), master: "k8s://".into() }
+        Who { app: APP, epoch: Epoch(1), name: "nightly".into(), master: "k8s://".into(), submitted: true }
     }
 
     fn at(ms: u64, event: AppEvent) -> Record {

@@ -1,6 +1,7 @@
 //! How is the cluster reached, and may we do there what we must?
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
@@ -9,14 +10,26 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, PostParams};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config, Resource};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 
-use crate::answer::{REQUEST_WITHIN, answer, chain, within};
+use crate::answer::{REQUEST_WITHIN, chain, within};
 use crate::names;
+use crate::request::{RequestError, ask};
 use crate::rights::{Part, Rule, joined};
 
 /// The oldest minor version of Kubernetes 1 with all that is used.
 const OLDEST_MINOR: u32 = 30;
+
+/// How long an API server is asked for its version that does not answer, and how often.
+const INSIST_FOR: Duration = Duration::from_secs(30);
+const INSIST_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often something is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Once,
+    UntilAnswered,
+}
 
 /// Which cluster is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -122,14 +135,28 @@ impl Cluster {
     /// # Errors
     /// There is none, it does not answer, it does not accept the credentials, or it is too old.
     pub async fn connect(access: &Access) -> Result<Self, AccessError> {
+        let cluster = Self::found(access).await?;
+        cluster.check_version(Asked::Once).await?;
+        Ok(cluster)
+    }
+
+    /// The same for who has nobody to try again: an API server that does not answer is asked for half a minute.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::connect`].
+    pub async fn insist(access: &Access) -> Result<Self, AccessError> {
+        let cluster = Self::found(access).await?;
+        cluster.check_version(Asked::UntilAnswered).await?;
+        Ok(cluster)
+    }
+
+    async fn found(access: &Access) -> Result<Self, AccessError> {
         let Found { config, inside } = find(access).await?;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = access.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = client(config, &url)?;
         let shared = Shared { access: Some(access.clone()), namespace, url, inside, client: RwLock::new(client) };
-        let cluster = Self { shared: Arc::new(shared) };
-        cluster.check_version().await?;
-        Ok(cluster)
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// With a client that is already there: for tests, and for those who have one.
@@ -145,20 +172,21 @@ impl Cluster {
         Self { shared: Arc::new(shared) }
     }
 
-    async fn check_version(&self) -> Result<(), AccessError> {
+    async fn check_version(&self, asked: Asked) -> Result<(), AccessError> {
         let url = || self.shared.url.clone();
-        let version = match timeout(REQUEST_WITHIN, self.client().apiserver_version()).await {
-            Ok(Ok(version)) => version,
-            Ok(Err(error)) => {
-                let answer = answer(&error);
-                return Err(match answer.code {
-                    401 | 403 => AccessError::Refused { url: url(), why: answer.message },
-                    _ => AccessError::Unreachable { url: url(), why: answer.message },
-                });
-            }
-            Err(_) => {
-                let why = format!("no answer within {} s", REQUEST_WITHIN.as_secs());
-                return Err(AccessError::Unreachable { url: url(), why });
+        let client = self.client();
+        let until = Instant::now() + INSIST_FOR;
+        let version = loop {
+            let answer = match within(client.apiserver_version()).await {
+                Ok(version) => break version,
+                Err(answer) => answer,
+            };
+            match answer.code {
+                401 | 403 => return Err(AccessError::Refused { url: url(), why: answer.message }),
+                _ if asked == Asked::Once || Instant::now() + INSIST_AGAIN > until => {
+                    return Err(AccessError::Unreachable { url: url(), why: answer.message });
+                }
+                _ => sleep(INSIST_AGAIN).await,
             }
         };
         // Some distributions write `34+`.
@@ -217,18 +245,22 @@ impl Cluster {
     }
 
     /// The pod that this process runs in, if it is one of this namespace: what it makes goes with it.
-    pub async fn own_pod(&self) -> Option<OwnerReference> {
-        names::owner("v1", "Pod", &self.this_pod().await?.metadata)
+    ///
+    /// # Errors
+    /// The API server refuses or does not answer.
+    pub async fn own_pod(&self) -> Result<Option<OwnerReference>, RequestError> {
+        if !self.shared.inside {
+            return Ok(None);
+        }
+        // A pod's host name is its own name, unless it says otherwise or uses its node's network; then there is no such pod.
+        let Ok(name) = tokio::fs::read_to_string("/proc/sys/kernel/hostname").await else { return Ok(None) };
+        Ok(self.pod(name.trim()).await?.and_then(|pod| names::owner("v1", "Pod", &pod.metadata)))
     }
 
-    /// The pod that this process runs in, if it is one of this namespace.
-    pub(crate) async fn this_pod(&self) -> Option<Pod> {
-        if !self.shared.inside {
-            return None;
-        }
-        // A pod's host name is its own name, unless it uses its node's network; then there is no such pod.
-        let name = tokio::fs::read_to_string("/proc/sys/kernel/hostname").await.ok()?;
-        within(self.api::<Pod>().get_opt(name.trim())).await.ok()?
+    /// A pod of this namespace.
+    pub(crate) async fn pod(&self, name: &str) -> Result<Option<Pod>, RequestError> {
+        let pods: Api<Pod> = self.api();
+        ask("look for the pod of this process", || pods.get_opt(name)).await
     }
 
     /// What a part of Vonk may not do in this namespace, and must.

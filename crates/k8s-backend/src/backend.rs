@@ -11,34 +11,42 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
+use kube::api::LogParams;
 use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError, KeepPrinted};
 use model::ids::{AppId, Epoch, ExecutorId};
 use model::setting::{InvalidSetting, Values};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Cluster;
+use crate::cause::LAST_LINE;
 use crate::config;
 use crate::forward;
 use crate::names::{self, PORT, Role};
 use crate::pod::{AppPods, ExecutorPods};
 use crate::settings::PodSettings;
-use crate::template::{Template, TemplateError};
+use crate::template::{Template, TemplateError, weakens_restricted};
 
 /// Events that may wait for whoever listens; beyond them, the control loop waits.
 const EVENTS: usize = 256;
+
+/// A connection through the API server that takes longer is a reason to ask whether it is there.
+const DOUBT_AFTER: Duration = Duration::from_secs(2);
 
 /// How executors are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +169,8 @@ pub struct PodConfig {
     pub architecture: Option<String>,
     /// URL of the store.
     pub store: String,
+    /// What executors log, as a filter of `tracing`; their default if none.
+    pub log: Option<String>,
     /// Memory of an executor in bytes.
     pub memory: u64,
     /// What the settings say.
@@ -168,6 +178,13 @@ pub struct PodConfig {
 }
 
 impl PodConfig {
+    /// What in executors' pods the Pod Security Standard `restricted` forbids, each in a few words: settings or the template
+    /// ask for it.
+    #[must_use]
+    pub fn weakened(&self) -> Vec<String> {
+        weakens_restricted(&self.pods().pod(1, &BTreeSet::new()))
+    }
+
     fn pods(&self) -> ExecutorPods {
         ExecutorPods {
             of: AppPods {
@@ -178,6 +195,7 @@ impl PodConfig {
                 attached: self.attached.clone(),
                 architecture: self.architecture.clone(),
                 store: self.store.clone(),
+                log: self.log.clone(),
             },
             epoch: self.epoch,
             owner: self.owner.clone(),
@@ -211,6 +229,8 @@ struct Shared {
     /// There are new orders.
     ordered: Notify,
     addresses: Mutex<BTreeMap<ExecutorId, Address>>,
+    /// The API server does not answer, through which executors are reached.
+    cut_off: AtomicBool,
     stopped: CancellationToken,
 }
 
@@ -219,6 +239,8 @@ struct Shared {
 struct Orders {
     target: u32,
     released: BTreeSet<ExecutorId>,
+    /// Somebody wonders whether the API server is there.
+    doubts: bool,
 }
 
 /// Where an executor that runs is reached.
@@ -240,6 +262,7 @@ impl PodBackend {
             orders: Mutex::default(),
             ordered: Notify::new(),
             addresses: Mutex::default(),
+            cut_off: AtomicBool::new(false),
             stopped: CancellationToken::new(),
         });
         let control = TaskTracker::new();
@@ -275,9 +298,37 @@ impl ClusterBackend for PodBackend {
                 }
                 (Dial::Forward, Address { pod, .. }) => {
                     let pods: Api<Pod> = self.shared.cluster.api();
-                    Ok(Connection::Bytes(Box::new(forward::open(&pods, &pod, PORT).await.map_err(failed)?)))
+                    let mut opening = std::pin::pin!(forward::open(&pods, &pod, PORT));
+                    let opened = match timeout(DOUBT_AFTER, &mut opening).await {
+                        Ok(opened) => opened,
+                        Err(_elapsed) => {
+                            self.shared.doubt();
+                            opening.await
+                        }
+                    };
+                    if opened.is_err() {
+                        self.shared.doubt();
+                    }
+                    Ok(Connection::Bytes(Box::new(opened.map_err(failed)?)))
                 }
             }
+        }
+        .boxed()
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.shared.cut_off.load(Ordering::Relaxed)
+    }
+
+    fn last_line(&self, executor: ExecutorId) -> BoxFuture<'_, Option<String>> {
+        async move {
+            let pod = self.shared.addresses().get(&executor)?.pod.clone();
+            let pods: Api<Pod> = self.shared.cluster.api();
+            let last =
+                LogParams { container: Some(names::CONTAINER.to_owned()), tail_lines: Some(1), ..LogParams::default() };
+            let printed = pods.logs(&pod, &last).await.ok()?;
+            let line: String = printed.trim().chars().take(LAST_LINE).collect();
+            (!line.is_empty()).then_some(line)
         }
         .boxed()
     }
@@ -308,6 +359,11 @@ impl Drop for PodBackend {
 }
 
 impl Shared {
+    fn doubt(&self) {
+        self.orders().doubts = true;
+        self.ordered.notify_one();
+    }
+
     fn orders(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }

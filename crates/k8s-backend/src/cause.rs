@@ -9,7 +9,7 @@ use model::ids::ExecutorId;
 use crate::seen::{Container, Seen};
 
 /// The phrases with which the kubelet says that a pod was evicted for what it wrote itself.
-const OWN_DISK: [&str; 3] = [
+pub(crate) const OWN_DISK: [&str; 3] = [
     "exceeded its local ephemeral storage limit",
     "Pod ephemeral local storage usage exceeds the total limit of containers",
     "Usage of EmptyDir volume",
@@ -26,7 +26,7 @@ const CANNOT_START: [&str; 3] = ["InvalidImageName", "ErrImageNeverPull", "Start
 const NO_DRIVER: i32 = 80;
 
 /// The last line of an executor is shown up to so many characters.
-const LAST_LINE: usize = 300;
+pub(crate) const LAST_LINE: usize = 300;
 
 /// What we did about an executor before it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -8,6 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Container as PodContainer;
 use model::Timestamp;
 
+use crate::cause::OWN_DISK;
 use crate::job::QUEUE;
 use crate::names::{self, CONTAINER};
 use crate::quantity::number;
@@ -181,8 +182,7 @@ fn without_code(pod: &Seen) -> End {
 
 /// The cluster has taken the pod, and says so.
 fn taken(pod: &Seen) -> Option<End> {
-    let own_disk = pod.reason == "Evicted" && !pod.message.contains("The node was low on resource");
-    if own_disk && !pod.message.is_empty() {
+    if pod.reason == "Evicted" && OWN_DISK.iter().any(|phrase| pod.message.contains(phrase)) {
         let why =
             format!("the driver pod was evicted for what it wrote: {}; raise k8s.driver.disk", pod.message.trim());
         return Some(End::new(exit::FAILED, why));
@@ -378,6 +378,7 @@ pub(crate) mod tests {
         let deleted = |pod: Seen| Seen { deleted: true, ..pod };
         let preempted = ", conditions: [{type: DisruptionTarget, status: 'True', reason: PreemptionByScheduler, message: for another}]";
         let node = ", reason: Evicted, message: 'The node was low on resource: memory.'";
+        let pressure = ", reason: Evicted, message: 'The node had condition: [DiskPressure]. '";
         let disk = ", reason: Evicted, message: 'Usage of EmptyDir volume \"vonk-work\" exceeds the limit \"2Gi\".'";
         let rows = [
             ("the program", exited(1, "Error", "")),
@@ -394,6 +395,7 @@ pub(crate) mod tests {
             ("from outside", exited(137, "Error", "")),
             ("preempted", deleted(exited(143, "Error", preempted))),
             ("the node's memory", exited(137, "Error", node)),
+            ("the node's disk", exited(137, "Error", pressure)),
             ("its own disk", exited(137, "Error", disk)),
             ("not fetched", exited(81, "Error", "")),
             ("not executed", exited(83, "Error", "")),

@@ -25,6 +25,7 @@ use crate::log::{self, Which};
 use crate::names::{APP, ROLE, Role};
 use crate::refusal::{Answer, Request, Verdict, judge};
 use crate::seen::{Container, Phase, Seen};
+use crate::watcher::may_watch;
 use crate::why::{Note, Sentence, joined};
 use model::exit;
 
@@ -126,8 +127,8 @@ struct Following<'a> {
     /// Which pods' logs are read.
     read: Vec<String>,
     readers: JoinSet<()>,
-    lines: mpsc::Receiver<Vec<u8>>,
-    sender: mpsc::Sender<Vec<u8>>,
+    lines: mpsc::Receiver<Heard>,
+    sender: mpsc::Sender<Heard>,
     patience: Patience,
     told: driver::Told,
     told_at: Option<Instant>,
@@ -177,7 +178,7 @@ impl<'a> Following<'a> {
         loop {
             tokio::select! {
                 Some(line) = self.lines.recv() => {
-                    heard(Heard::Line(line));
+                    pass_on(line, heard);
                     continue;
                 }
                 Some(event) = jobs.next() => self.job_event(event, &mut job_seen),
@@ -286,8 +287,8 @@ impl<'a> Following<'a> {
             let (jobs, pods): (Api<Job>, Api<Pod>) = (cluster.api(), cluster.api());
             let this = ListParams::default().fields(&format!("metadata.name={root}"));
             let driver = ListParams::default().labels(&select_driver(app));
-            within(jobs.list_metadata(&this)).await?;
-            within(pods.list_metadata(&driver)).await.map(drop)
+            may_watch(&jobs, this).await?;
+            may_watch(&pods, driver).await
         });
     }
 
@@ -419,7 +420,9 @@ impl<'a> Following<'a> {
                     format!("Kubernetes API unreachable for {} s; the application goes on", since.elapsed().as_secs());
                 (text, "away".to_owned(), true)
             }
-            (Some((Trouble::Refused(why), _)), ..) => (format!("cannot follow the application: {why}"), why.clone(), true),
+            (Some((Trouble::Refused(why), _)), ..) => {
+                (format!("cannot follow the application: {why}"), why.clone(), true)
+            }
             (None, [], Some(pod)) if pod.runs() => {
                 let node = pod.node.clone().unwrap_or_else(|| "a node".to_owned());
                 (format!("driver {} runs on {node}", pod.name), pod.uid.clone(), false)
@@ -444,17 +447,24 @@ impl<'a> Following<'a> {
             loop {
                 tokio::select! {
                     biased;
-                    Some(line) = self.lines.recv() => heard(Heard::Line(line)),
+                    Some(line) = self.lines.recv() => pass_on(line, heard),
                     ended = self.readers.join_next() => if ended.is_none() { break },
                 }
             }
             while let Ok(line) = self.lines.try_recv() {
-                heard(Heard::Line(line));
+                pass_on(line, heard);
             }
         };
         if timeout(LOG_WITHIN, rest).await.is_err() {
             heard(Heard::Said("the driver's last lines have not arrived".to_owned()));
         }
+    }
+}
+
+/// That a log cannot be read is no news: why is said already.
+fn pass_on(line: Heard, heard: &mut (dyn FnMut(Heard) + Send)) {
+    if matches!(line, Heard::Line(_)) {
+        heard(line);
     }
 }
 
@@ -542,8 +552,7 @@ mod tests {
     /// It read as an API server that is away, for ten minutes.
     #[tokio::test(start_paused = true)]
     async fn a_right_that_is_missing_is_named() {
-        let message =
-            r#"jobs.batch is forbidden: User "ada" cannot list resource "jobs" in API group "batch" in the namespace "test""#;
+        let message = r#"jobs.batch is forbidden: User "ada" cannot list resource "jobs" in API group "batch" in the namespace "test""#;
         let (end, said, waited) = followed(Some((403, message))).await;
         assert_eq!(end.code, exit::REFUSED, "{end:?}");
         let rule = "add this rule to the Role: {apiGroups: [batch], resources: [jobs], verbs: [list]}";

@@ -10,10 +10,11 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, LogParams};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::access::Cluster;
 use crate::answer::within;
+use crate::follow::Heard;
 use crate::names::CONTAINER;
 use crate::refusal::Answer;
 use crate::seen::Seen;
@@ -24,6 +25,10 @@ const PIECE: usize = 64 << 10;
 /// The wait before a broken connection is made again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// That a log cannot be read is said after so long, and so often.
+const SAID_AFTER: Duration = Duration::from_secs(2);
+const SAID_AGAIN: Duration = Duration::from_secs(30);
+
 /// What of a log is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Which {
@@ -33,12 +38,12 @@ pub struct Which {
     pub tail: Option<i64>,
 }
 
-/// Sends the lines of the container `vonk`, each with its end of line, to `lines`; returns when there will be no more, or
-/// nobody listens.
+/// Sends the lines of the container `vonk`, each with its end of line, to `lines`, and says when they cannot be read for a while;
+/// returns when there will be no more, or nobody listens.
 ///
 /// # Errors
 /// There is no such pod, or its log may not be read.
-pub async fn read(cluster: &Cluster, pod: &str, which: Which, lines: &mpsc::Sender<Vec<u8>>) -> Result<(), Answer> {
+pub async fn read(cluster: &Cluster, pod: &str, which: Which, lines: &mpsc::Sender<Heard>) -> Result<(), Answer> {
     let mut place = Place::default();
     loop {
         let pods: Api<Pod> = cluster.api();
@@ -50,7 +55,12 @@ pub async fn read(cluster: &Cluster, pod: &str, which: Which, lines: &mpsc::Send
             since_time: place.last.parse::<Timestamp>().ok(),
             ..LogParams::default()
         };
-        let broke = match within(pods.log_stream(pod, &params)).await {
+        let opened = within(pods.log_stream(pod, &params)).await;
+        if let Some(said) = place.away(opened.as_ref().err()) {
+            // Who does not listen any more is noticed below.
+            let _ = lines.send(Heard::Said(said)).await;
+        }
+        let broke = match opened {
             Ok(stream) => match pass_on(stream, &mut place, lines).await {
                 Passed::Unheard => return Ok(()),
                 Passed::End if !which.follow => return Ok(()),
@@ -60,7 +70,7 @@ pub async fn read(cluster: &Cluster, pod: &str, which: Which, lines: &mpsc::Send
             Err(answer) if which.follow && answer.code == 400 && place.last.is_empty() => false,
             // It was there, and went while it was read.
             Err(answer) if answer.code == 404 && !place.last.is_empty() => return Ok(()),
-            Err(answer) if matches!(answer.code, 0 | 408 | 429 | 500..=599) => true,
+            Err(answer) if is_away(&answer) => true,
             Err(answer) => return Err(answer),
         };
         // The end of a stream is the end of the container, or of a connection.
@@ -82,6 +92,11 @@ pub async fn read(cluster: &Cluster, pod: &str, which: Which, lines: &mpsc::Send
     }
 }
 
+/// Whether it may be answered later.
+fn is_away(answer: &Answer) -> bool {
+    matches!(answer.code, 0 | 408 | 429 | 500..=599)
+}
+
 /// How far a log was read.
 #[derive(Debug, Default)]
 struct Place {
@@ -93,9 +108,27 @@ struct Place {
     skip: usize,
     /// How often an ended container had nothing to say.
     empty_ends: u32,
+    /// Since when the log cannot be opened, and when that was said last.
+    away: Option<(Instant, Option<Instant>)>,
 }
 
 impl Place {
+    /// Takes note of an answer, and gives what is to be said if there is none for a while.
+    fn away(&mut self, refused: Option<&Answer>) -> Option<String> {
+        let Some(answer) = refused.filter(|answer| is_away(answer)) else {
+            self.away = None;
+            return None;
+        };
+        let now = Instant::now();
+        let (since, said) = self.away.get_or_insert((now, None));
+        let (lasted, due) = (now - *since, said.is_none_or(|said| now - said >= SAID_AGAIN));
+        if lasted < SAID_AFTER || !due {
+            return None;
+        }
+        *said = Some(now);
+        Some(format!("the log cannot be read for {} s: {}; it goes on by itself", lasted.as_secs(), answer.message))
+    }
+
     /// A connection begins: the server repeats what it sent of the last second.
     fn again(&mut self) {
         self.skip = self.same;
@@ -130,7 +163,7 @@ enum Passed {
     Unheard,
 }
 
-async fn pass_on(stream: impl AsyncBufRead, place: &mut Place, lines: &mpsc::Sender<Vec<u8>>) -> Passed {
+async fn pass_on(stream: impl AsyncBufRead, place: &mut Place, lines: &mpsc::Sender<Heard>) -> Passed {
     let mut stream = std::pin::pin!(stream);
     place.again();
     let (mut begins, mut wanted) = (true, true);
@@ -156,7 +189,7 @@ async fn pass_on(stream: impl AsyncBufRead, place: &mut Place, lines: &mpsc::Sen
             };
         }
         begins = ends;
-        if wanted && lines.send(piece).await.is_err() {
+        if wanted && lines.send(Heard::Line(piece)).await.is_err() {
             return Passed::Unheard;
         }
     }
@@ -195,7 +228,7 @@ mod tests {
         }
         drop(send);
         let mut all = Vec::new();
-        while let Some(line) = lines.recv().await {
+        while let Some(Heard::Line(line)) = lines.recv().await {
             all.extend(line);
         }
         String::from_utf8(all).unwrap()
@@ -207,6 +240,22 @@ mod tests {
             "2026-01-01T00:00:00.100000000Z a\n2026-01-01T00:00:00.200000000Z b\n2026-01-01T00:00:00.200000000Z b\n";
         let second = format!("{first}2026-01-01T00:00:00.200000000Z b\n2026-01-01T00:00:00.300000000Z c d\n");
         assert_eq!(passed(&[first, &second]).await, "a\nb\nb\nb\nc d\n");
+    }
+
+    /// Whoever followed it saw nothing for as long as the API server was away.
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_cannot_be_read_says_so_now_and_then() {
+        let (mut place, mut said) = (Place::default(), Vec::new());
+        let none = Answer { message: "no answer".into(), ..Answer::default() };
+        for _ in 0..45 {
+            said.extend(place.away(Some(&none)));
+            sleep(Duration::from_secs(1)).await;
+        }
+        let sentence =
+            |seconds: u32| format!("the log cannot be read for {seconds} s: no answer; it goes on by itself");
+        assert_eq!(said, [sentence(2), sentence(32)]);
+        assert_eq!(place.away(None), None);
+        assert_eq!(place.away(Some(&none)), None, "a moment is nothing");
     }
 
     #[tokio::test]

@@ -70,6 +70,9 @@ pub mod variables {
     /// The pod's uid.
     pub const POD_UID: &str = "VONK_POD_UID";
 
+    /// The pod's name, for a driver: its host may be called otherwise.
+    pub const POD_NAME: &str = "VONK_POD_NAME";
+
     /// The SHA-256 of the program; or [`super::IN_IMAGE`] and the path of one that the image has.
     pub const PROGRAM: &str = "VONK_PROGRAM";
 
@@ -78,6 +81,9 @@ pub mod variables {
 
     /// The URL of the store.
     pub const STORE: &str = "VONK_STORE";
+
+    /// What the process logs.
+    pub const LOG: &str = "VONK_LOG";
 
     /// The file with a driver's settings.
     pub const CONFIG: &str = "VONK_CONFIG";

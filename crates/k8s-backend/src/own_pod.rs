@@ -14,6 +14,7 @@ use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 
 use crate::access::Cluster;
+use crate::request::RequestError;
 
 /// A watch is begun anew after so many seconds: a connection that died silently is noticed then.
 const WATCH_SECONDS: u32 = 60;
@@ -26,6 +27,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub enum Over {
     /// The driver's pod is being deleted: it is told to end, and need say nothing.
     Deleted,
+    /// Somebody has removed the application of a driver that is no pod: it is told to end. In a sentence.
+    Killed(String),
     /// Nothing owns what the driver makes any more. In a sentence.
     Removed(String),
 }
@@ -40,13 +43,19 @@ pub struct OwnPod {
 }
 
 impl OwnPod {
-    /// Finds it; none if this process is in no pod, or in one that no Job has made.
-    pub async fn find(cluster: &Cluster) -> Option<Self> {
-        let ObjectMeta { name, uid, owner_references, .. } = cluster.this_pod().await?.metadata;
-        let job = owner_references.unwrap_or_default().into_iter().find(|owner| owner.kind == "Job")?;
-        // The Job counts its own pods alone.
-        let root = OwnerReference { controller: Some(false), block_owner_deletion: None, ..job };
-        Some(Self { cluster: cluster.clone(), name: name?, uid: uid?, root })
+    /// Finds the pod of this name; none if there is none, or no Job has made it.
+    ///
+    /// # Errors
+    /// The API server refuses or does not answer.
+    pub async fn find(cluster: &Cluster, name: &str) -> Result<Option<Self>, RequestError> {
+        let Some(pod) = cluster.pod(name).await? else { return Ok(None) };
+        let ObjectMeta { uid, owner_references, .. } = pod.metadata;
+        let job = owner_references.unwrap_or_default().into_iter().find(|owner| owner.kind == "Job");
+        Ok(job.zip(uid).map(|(job, uid)| {
+            // The Job counts its own pods alone.
+            let root = OwnerReference { controller: Some(false), block_owner_deletion: None, ..job };
+            Self { cluster: cluster.clone(), name: name.to_owned(), uid, root }
+        }))
     }
 
     /// The Job that has made it: what the driver makes goes with it.
@@ -129,6 +138,43 @@ mod tests {
 
     fn made<T: serde::de::DeserializeOwned>(value: Value) -> T {
         serde_json::from_value(value).unwrap()
+    }
+
+    /// One answer that was none, and a driver ended with 78: no Job had made its pod.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_stumbles_is_asked_again() {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let asked = std::sync::Arc::new(asked);
+        let (counted, forbids) = (std::sync::Arc::clone(&asked), std::sync::atomic::AtomicBool::new(false));
+        let forbids = std::sync::Arc::new(forbids);
+        let forbidden = std::sync::Arc::clone(&forbids);
+        let service = service_fn(move |request: http::Request<kube::client::Body>| {
+            let asked = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let forbidden = forbidden.load(std::sync::atomic::Ordering::Relaxed);
+            async move {
+                assert!(request.uri().path().ends_with("/pods/vonk-a-xyz"), "{}", request.uri());
+                let failure =
+                    |code: u16| (code, json!({ "kind": "Status", "status": "Failure", "code": code, "message": "no" }));
+                let (code, body) = match asked {
+                    _ if forbidden => failure(403),
+                    0 | 1 => failure(503),
+                    _ => (
+                        200,
+                        json!({ "metadata": { "name": "vonk-a-xyz", "uid": "p", "ownerReferences": [
+                        { "apiVersion": "batch/v1", "kind": "Job", "name": "vonk-a", "uid": "j", "controller": true },
+                    ] } }),
+                    ),
+                };
+                let body = kube::client::Body::from(body.to_string().into_bytes());
+                Ok::<_, std::io::Error>(http::Response::builder().status(code).body(body).unwrap())
+            }
+        });
+        let cluster = Cluster::with_client(Client::new(service, "test"), "test", true);
+        let found = OwnPod::find(&cluster, "vonk-a-xyz").await.unwrap().unwrap();
+        assert_eq!((found.root().name.as_str(), found.root().controller), ("vonk-a", Some(false)));
+        forbids.store(true, std::sync::atomic::Ordering::Relaxed);
+        let error = OwnPod::find(&cluster, "vonk-a-xyz").await.err().unwrap();
+        assert_eq!(error.exit_code(), model::exit::REFUSED);
     }
 
     #[tokio::test]

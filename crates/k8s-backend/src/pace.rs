@@ -16,6 +16,9 @@ const BURST: f64 = 100.0;
 /// What is refused for good is tried so often all the same: somebody may have changed the cluster.
 const STOPPED: Duration = Duration::from_secs(60);
 
+/// What is refused for the first time is tried once more so soon.
+const DOUBTED: Duration = Duration::from_secs(2);
+
 /// Waits that double from one failure to the next, and begin anew after a success.
 #[derive(Debug, Clone, Copy)]
 struct Delays {
@@ -110,6 +113,13 @@ impl Pace {
     pub fn stopped(&mut self, now: Timestamp) {
         self.ended();
         self.hold_once(now, |_| STOPPED);
+        self.probing = true;
+    }
+
+    /// A creation was refused that may be allowed in a moment.
+    pub fn doubted(&mut self, now: Timestamp) {
+        self.ended();
+        self.hold_once(now, |_| DOUBTED);
         self.probing = true;
     }
 

@@ -48,6 +48,8 @@ pub struct AppPods {
     pub architecture: Option<String>,
     /// URL of the store.
     pub store: String,
+    /// What they log, as a filter of `tracing`; their default if none.
+    pub log: Option<String>,
 }
 
 /// What executors' pods are made of.
@@ -160,6 +162,7 @@ impl DriverPod {
         identity.extend(self.timeout.map(|timeout| (variables::TIMEOUT, timeout.as_millis().to_string())));
         own_environment(&mut pod, &self.of, &identity);
         if let Some(container) = ours(&mut pod) {
+            container.env.get_or_insert_default().push(of_field(variables::POD_NAME, "metadata.name"));
             container.args = (!self.args.is_empty()).then(|| self.args.clone());
             container.volume_mounts.get_or_insert_default().push(mount("vonk-config", "/vonk/config", true));
         }
@@ -287,14 +290,20 @@ fn own_environment(pod: &mut Pod, of: &AppPods, identity: &[(&str, String)]) {
     let variable = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
     let env = container.env.get_or_insert_default();
     env.extend(identity.iter().map(|(name, value)| variable(name, value.clone())));
-    let uid = ObjectFieldSelector { api_version: None, field_path: "metadata.uid".to_owned() };
-    let from = EnvVarSource { field_ref: Some(uid), ..EnvVarSource::default() };
-    env.push(EnvVar { name: variables::POD_UID.to_owned(), value: None, value_from: Some(from) });
+    env.push(of_field(variables::POD_UID, "metadata.uid"));
+    env.extend(of.log.clone().map(|log| variable(variables::LOG, log)));
     env.extend(of.program.clone().map(|program| variable(variables::PROGRAM, program)));
     if !of.attached.is_empty() {
         env.push(variable(variables::ATTACHED, of.attached.clone()));
     }
     env.push(variable(variables::STORE, of.store.clone()));
+}
+
+/// A variable with what Kubernetes knows of the pod.
+fn of_field(name: &str, path: &str) -> EnvVar {
+    let field = ObjectFieldSelector { api_version: None, field_path: path.to_owned() };
+    let from = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
+    EnvVar { name: name.to_owned(), value: None, value_from: Some(from) }
 }
 
 /// A wish and no condition: a pod on a bad node is better than none.
@@ -335,6 +344,7 @@ pub(crate) mod tests {
             attached: String::new(),
             architecture: Some("amd64".into()),
             store: "s3://bucket/vonk".into(),
+            log: None,
         }
     }
 
@@ -387,6 +397,18 @@ pub(crate) mod tests {
     #[test]
     fn a_driver() {
         insta::assert_snapshot!(yaml(&driver_pod().pod()));
+    }
+
+    /// Executors heard nothing of it: a template may not set it.
+    #[test]
+    fn pods_are_told_what_to_log() {
+        let of = AppPods { log: Some("debug".into()), ..app_pods() };
+        let executor = ExecutorPods { of: of.clone(), ..executor_pods() }.pod(1, &BTreeSet::new());
+        for mut pod in [executor, DriverPod { of, ..driver_pod() }.pod()] {
+            let env = ours(&mut pod).unwrap().env.take().unwrap();
+            let log = env.into_iter().find(|variable| variable.name == variables::LOG);
+            assert_eq!(log.and_then(|variable| variable.value).as_deref(), Some("debug"));
+        }
     }
 
     #[test]

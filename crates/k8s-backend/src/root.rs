@@ -23,7 +23,10 @@ use crate::access::Cluster;
 use crate::answer::within;
 use crate::job;
 use crate::names::{self, Role};
+use crate::own_pod::Over;
 use crate::refusal::{Request, Verdict, judge};
+use crate::request::RequestError;
+use crate::sweep::{BESIDE, STALE_AFTER, Sweep, sweep};
 
 /// How often a driver says that it lives.
 pub const RENEWED_EVERY: Duration = Duration::from_secs(15);
@@ -106,18 +109,30 @@ pub enum RootError {
     },
 }
 
+impl RootError {
+    fn of_lease(error: RequestError) -> Self {
+        let what = "the application's Lease".to_owned();
+        match error {
+            RequestError::Refused { doing, why } | RequestError::NoRoom { doing, why } => {
+                Self::Refused { what, why: format!("{doing}: {why}") }
+            }
+            RequestError::Unreachable { doing, why } => Self::Unreachable { what, why: format!("{doing}: {why}") },
+        }
+    }
+}
+
 /// The root of an application in client mode. It is renewed until it is removed or dropped.
-#[derive(Debug)]
 pub struct ClientRoot {
-    leases: Api<Lease>,
+    cluster: Cluster,
     owner: OwnerReference,
-    lost: watch::Receiver<Option<String>>,
+    lost: watch::Receiver<Option<Over>>,
     stop: CancellationToken,
     renewer: TaskTracker,
 }
 
 impl ClientRoot {
-    /// Makes the Lease and the Secret with the executors' files, and renews the Lease from then on, on this runtime.
+    /// Makes the Lease and the Secret with the executors' files, and renews the Lease from then on, on this runtime. Beside, what
+    /// dead drivers have left in the namespace is swept.
     ///
     /// # Errors
     /// The cluster refuses, or is away. What was made is removed again.
@@ -126,24 +141,32 @@ impl ClientRoot {
     /// A Lease that was made already is swept later.
     pub async fn create(cluster: &Cluster, app: &App, files: &TlsFiles) -> Result<Self, RootError> {
         let leases: Api<Lease> = cluster.api();
-        let lease = made(&leases, "the application's Lease", &lease(app, cluster.own_pod().await)).await?;
+        let own_pod = cluster.own_pod().await.map_err(RootError::of_lease)?;
+        let lease = made(&leases, "the application's Lease", &lease(app, own_pod)).await?;
         let owner = names::owner("coordination.k8s.io/v1", "Lease", &lease.metadata).ok_or(RootError::Refused {
             what: "the application's Lease".to_owned(),
             why: "the API server gave it no uid".to_owned(),
         })?;
         let (say_lost, lost) = watch::channel(None);
-        let root = Self { leases, owner, lost, stop: CancellationToken::new(), renewer: TaskTracker::new() };
+        let (stop, renewer) = (CancellationToken::new(), TaskTracker::new());
+        let root = Self { cluster: cluster.clone(), owner, lost, stop, renewer };
         let secrets: Api<Secret> = cluster.api();
         let secret = job::secret(app.id, Role::Executor, &root.owner, &files.files());
         if let Err(error) = made(&secrets, "the Secret with the executors' certificate", &secret).await {
             root.remove().await;
             return Err(error);
         }
-        let renewer = Renewer { leases: root.leases.clone(), owner: root.owner.clone(), say_lost };
-        let stop = root.stop.clone();
+        let renewer = Renewer { cluster: cluster.clone(), owner: root.owner.clone(), say_lost };
+        let (stop, cluster) = (root.stop.clone(), cluster.clone());
         root.renewer.spawn(async move {
+            let beside = async {
+                let tidy = Sweep { older_than: STALE_AFTER, most: BESIDE, jobs: false };
+                if let Err(error) = sweep(&cluster, tidy).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "sweep");
+                }
+            };
             tokio::select! {
-                () = renewer.run() => {}
+                _ = async { tokio::join!(renewer.run(), beside) } => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -156,8 +179,8 @@ impl ClientRoot {
         &self.owner
     }
 
-    /// Resolves with a sentence once somebody has removed the root, and never while it is there: the application is over.
-    pub fn lost(&self) -> impl Future<Output = String> + Send + use<> {
+    /// Resolves once somebody has removed the root, and never while it is there: the application is over.
+    pub fn lost(&self) -> impl Future<Output = Over> + Send + use<> {
         let mut lost = self.lost.clone();
         async move {
             let why = match lost.wait_for(Option::is_some).await {
@@ -185,7 +208,8 @@ impl ClientRoot {
         };
         let until = Instant::now() + REMOVED_WITHIN;
         loop {
-            let Ok(deleted) = timeout_at(until, within(self.leases.delete(&self.owner.name, &params))).await else {
+            let leases: Api<Lease> = self.cluster.api();
+            let Ok(deleted) = timeout_at(until, within(leases.delete(&self.owner.name, &params))).await else {
                 return tracing::warn!(
                     root = self.owner.name,
                     "remove the application's Lease: no answer; it is swept later"
@@ -271,9 +295,9 @@ where
 }
 
 struct Renewer {
-    leases: Api<Lease>,
+    cluster: Cluster,
     owner: OwnerReference,
-    say_lost: watch::Sender<Option<String>>,
+    say_lost: watch::Sender<Option<Over>>,
 }
 
 impl Renewer {
@@ -282,21 +306,33 @@ impl Renewer {
         let mut due = interval(RENEWED_EVERY);
         // Time asleep is not made up for.
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // By the clock on the wall: the other one stands still while a machine sleeps.
+        let mut renewed_at = Timestamp::now();
         loop {
             due.tick().await;
+            // With credentials as they are now.
+            let leases: Api<Lease> = self.cluster.api();
             let patch = json!({
                 // With its uid, the patch makes or changes no other's.
                 "metadata": { "uid": self.owner.uid, "annotations": { names::COMPLETE: "true" } },
                 "spec": { "renewTime": MicroTime(Timestamp::now()) },
             });
-            let renewed =
-                within(self.leases.patch(&self.owner.name, &PatchParams::default(), &Patch::Merge(patch))).await;
-            let Err(answer) = renewed else { continue };
+            let renewed = within(leases.patch(&self.owner.name, &PatchParams::default(), &Patch::Merge(patch))).await;
+            let now = Timestamp::now();
+            let Err(answer) = renewed else {
+                renewed_at = now;
+                continue;
+            };
             match answer.code {
                 404 | 409 => {
-                    let why = "application was removed while its driver slept: its Lease is gone".to_owned();
-                    self.say_lost.send_replace(Some(why));
+                    self.say_lost.send_replace(Some(over(renewed_at, now)));
                     return std::future::pending().await;
+                }
+                401 => {
+                    tracing::warn!(root = self.owner.name, why = answer.message, "renew the application's Lease");
+                    if let Err(error) = self.cluster.reload().await {
+                        tracing::warn!(why = error.sentence(), "read the credentials again");
+                    }
                 }
                 _ => tracing::warn!(root = self.owner.name, why = answer.message, "renew the application's Lease"),
             }
@@ -304,9 +340,27 @@ impl Renewer {
     }
 }
 
+/// Why the Lease is gone that was last renewed then: only one that had run out is anybody's to sweep.
+fn over(renewed_at: Timestamp, now: Timestamp) -> Over {
+    let unrenewed = Duration::try_from(now.duration_since(renewed_at)).unwrap_or_default();
+    match unrenewed > LASTS {
+        true => Over::Removed("application was removed while its driver slept: its Lease is gone".to_owned()),
+        false => Over::Killed("application was removed: its Lease is gone".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever had killed it read that its driver had slept.
+    #[test]
+    fn only_a_driver_that_slept_was_swept() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        assert!(matches!(over(at(0), at(15)), Over::Killed(why) if !why.contains("slept")));
+        assert!(matches!(over(at(0), at(61)), Over::Removed(why) if why.contains("slept")));
+        assert!(matches!(over(at(9), at(0)), Over::Killed(_)), "its clock was set back");
+    }
 
     #[test]
     fn a_lease_says_whose_it_is_and_how_long_it_lasts() {

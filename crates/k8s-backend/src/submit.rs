@@ -43,6 +43,8 @@ pub struct Submitted {
     pub app: AppIdText,
     /// Its Job.
     pub root: String,
+    /// Which Job of that name.
+    pub uid: String,
     /// Its namespace.
     pub namespace: String,
     /// It was there already: somebody has submitted it with the same key.
@@ -362,9 +364,10 @@ pub(crate) fn app_of(job: &Job) -> Option<AppId> {
 }
 
 fn described(cluster: &Cluster, job: &Job, attached: bool) -> Result<Submitted, SubmitError> {
-    let root = job.metadata.name.clone().unwrap_or_default();
+    let (root, uid) = (job.metadata.name.clone().unwrap_or_default(), job.metadata.uid.clone().unwrap_or_default());
+    let namespace = cluster.namespace().to_owned();
     match app_of(job) {
-        Some(app) => Ok(Submitted { app: app.to_string(), root, namespace: cluster.namespace().to_owned(), attached }),
+        Some(app) => Ok(Submitted { app: app.to_string(), root, uid, namespace, attached }),
         None => Err(SubmitError::Stranger(root)),
     }
 }
@@ -375,14 +378,25 @@ async fn job_of(cluster: &Cluster, name: &str) -> Result<Option<Job>, RequestErr
 }
 
 async fn delete(cluster: &Cluster, job: &Job) -> Result<(), RequestError> {
+    remove_job(cluster, job.metadata.name.as_deref().unwrap_or_default(), job.metadata.uid.clone()).await
+}
+
+/// Ends an application that was submitted: its Job goes, and what that owns. Its driver has 30 s for its last words.
+///
+/// # Errors
+/// The API server refuses or does not answer. That it is gone already is no error.
+pub async fn end(cluster: &Cluster, submitted: &Submitted) -> Result<(), RequestError> {
+    remove_job(cluster, &submitted.root, Some(submitted.uid.clone())).await
+}
+
+async fn remove_job(cluster: &Cluster, name: &str, uid: Option<String>) -> Result<(), RequestError> {
     let jobs: Api<Job> = cluster.api();
-    let name = job.metadata.name.clone().unwrap_or_default();
     let params = DeleteParams {
         propagation_policy: Some(PropagationPolicy::Background),
-        preconditions: Some(Preconditions { uid: job.metadata.uid.clone(), resource_version: None }),
+        preconditions: Some(Preconditions { uid, resource_version: None }),
         ..DeleteParams::default()
     };
-    insist("remove the application's Job", crate::refusal::Request::Delete, || jobs.delete(&name, &params)).await?;
+    insist("remove the application's Job", crate::refusal::Request::Delete, || jobs.delete(name, &params)).await?;
     Ok(())
 }
 

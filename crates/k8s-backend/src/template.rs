@@ -62,20 +62,20 @@ impl Template {
             }
         }
         let pod: Pod = manifest::read(text).map_err(unreadable)?;
-        let fields = owned(&pod);
+        let fields = owned(&pod, role);
         if fields.is_empty() { Ok(Self(pod)) } else { Err(TemplateError::Owned { role, fields }) }
     }
 }
 
 /// The fields of a partial Pod that Vonk owns.
-fn owned(pod: &Pod) -> Vec<String> {
+fn owned(pod: &Pod, role: Role) -> Vec<String> {
     let mut fields = Vec::new();
     metadata(&pod.metadata, &mut fields);
     if pod.status.is_some() {
         fields.push("status".to_owned());
     }
     if let Some(spec) = &pod.spec {
-        of_spec(spec, &mut fields);
+        of_spec(spec, role, &mut fields);
     }
     fields
 }
@@ -95,7 +95,7 @@ fn metadata(metadata: &ObjectMeta, fields: &mut Vec<String>) {
     fields.extend(annotations.map(|key| format!("metadata.annotations[{key}]")));
 }
 
-fn of_spec(spec: &PodSpec, fields: &mut Vec<String>) {
+fn of_spec(spec: &PodSpec, role: Role, fields: &mut Vec<String>) {
     let set = [
         (spec.restart_policy.is_some(), "restartPolicy"),
         (spec.enable_service_links.is_some(), "enableServiceLinks"),
@@ -110,12 +110,12 @@ fn of_spec(spec: &PodSpec, fields: &mut Vec<String>) {
             fields.push(format!("{at}.ports[{PORT}]"));
         }
         if container.name == CONTAINER {
-            of_container(container, &at, fields);
+            of_container(container, &at, role, fields);
         }
     }
 }
 
-fn of_container(container: &Container, at: &str, fields: &mut Vec<String>) {
+fn of_container(container: &Container, at: &str, role: Role, fields: &mut Vec<String>) {
     let set = [
         (container.command.is_some(), "command"),
         (container.args.is_some(), "args"),
@@ -129,14 +129,18 @@ fn of_container(container: &Container, at: &str, fields: &mut Vec<String>) {
     let resources = container.resources.iter();
     for (which, quantities) in resources.flat_map(|r| [("requests", &r.requests), ("limits", &r.limits)]) {
         for name in quantities.iter().flat_map(|quantities| quantities.keys()) {
-            let instead = match (name.as_str(), which) {
-                ("cpu", "limits") => "set k8s.executor.cpu_limit or k8s.driver.cpu_limit",
-                ("cpu", _) => "set executor.cores or k8s.driver.cores",
-                ("memory", _) => "set executor.memory",
-                ("ephemeral-storage", _) => "set k8s.executor.disk or k8s.driver.disk",
+            let instead = match (name.as_str(), which, role) {
+                ("cpu", "limits", Role::Executor) => "k8s.executor.cpu_limit",
+                ("cpu", "limits", Role::Driver) => "k8s.driver.cpu_limit",
+                ("cpu", _, Role::Executor) => "executor.cores",
+                ("cpu", _, Role::Driver) => "k8s.driver.cores",
+                ("memory", _, Role::Executor) => "executor.memory",
+                ("memory", _, Role::Driver) => "k8s.driver.memory",
+                ("ephemeral-storage", _, Role::Executor) => "k8s.executor.disk",
+                ("ephemeral-storage", _, Role::Driver) => "k8s.driver.disk",
                 _ => continue,
             };
-            fields.push(format!("{at}.resources.{which}.{name} ({instead})"));
+            fields.push(format!("{at}.resources.{which}.{name} (set {instead})"));
         }
     }
 }
@@ -236,6 +240,15 @@ mod tests {
         assert_eq!(template.0.spec.map(|spec| spec.containers.len()), Some(2));
         assert!(Template::parse(Role::Driver, "metadata: {labels: {team: x}}").is_ok());
         assert!(Template::parse(Role::Driver, "spec: {priorityClassName: low}").is_ok());
+    }
+
+    /// It named the key of executors.
+    #[test]
+    fn a_drivers_template_is_told_the_drivers_keys() {
+        let text = "spec: {containers: [{name: vonk, resources: {limits: {memory: 1Gi}, requests: {cpu: 1}}}]}";
+        let error = Template::parse(Role::Driver, text).unwrap_err().to_string();
+        assert!(error.contains("limits.memory (set k8s.driver.memory)"), "{error}");
+        assert!(error.contains("requests.cpu (set k8s.driver.cores)"), "{error}");
     }
 
     #[test]

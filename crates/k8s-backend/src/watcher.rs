@@ -3,11 +3,12 @@
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::{ListParams, WatchParams};
 use kube::runtime::watcher::{Config, Error, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use model::ids::AppId;
 
-use crate::answer::answer;
+use crate::answer::{answer, within};
 use crate::names;
 use crate::refusal::Answer;
 use crate::seen::Seen;
@@ -54,6 +55,19 @@ pub(crate) fn watch(pods: Api<Pod>, app: AppId) -> impl Stream<Item = Watched> +
             std::future::ready(Some(watched))
         })
         .filter_map(std::future::ready)
+}
+
+/// Whether these objects may be listed and watched, and the API server answers.
+pub(crate) async fn may_watch<K>(api: &Api<K>, which: ListParams) -> Result<(), Answer>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let ListParams { label_selector, field_selector, .. } = which.clone();
+    let watch = WatchParams { label_selector, field_selector, timeout: Some(1), ..WatchParams::default() };
+    within(api.list_metadata(&which.limit(1))).await?;
+    // What it tells is of no interest.
+    within(api.watch_metadata(&watch, "0")).await.map(drop)
 }
 
 fn why(error: &Error) -> Answer {

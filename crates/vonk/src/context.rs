@@ -4,7 +4,7 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use driver::backend::local::LocalBackend;
@@ -16,6 +16,8 @@ use driver::terminal::{Progress, Terminal};
 use driver::{Driver, DriverConfig};
 use executor::ExecutorConfig;
 use executor::start::Birth;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use model::backend::KeepPrinted;
 use model::exit;
 use model::setting::InvalidSetting;
@@ -25,6 +27,7 @@ use object_store::path::Path;
 use rdd::RddContext;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Args;
@@ -223,7 +226,7 @@ impl Context {
 
     fn start(config: &Config, ctrl_c: CtrlC) -> Result<Self, StartError> {
         crate::init();
-        let started = Instant::now();
+        let began = Instant::now();
         let values = config.values();
         let master: Master = config::MASTER.value(values).parse()?;
         let progress = match config::PROGRESS.value(values) {
@@ -270,7 +273,11 @@ impl Context {
             _ => !matches!(master, Master::Local { .. }),
         };
         let mut history = keep_history.then(|| {
-            let who = Who { app, epoch, name: name.clone(), master: master.to_string() };
+            #[cfg(feature = "k8s")]
+            let submitted = crate::kubernetes::pod::is_submitted();
+            #[cfg(not(feature = "k8s"))]
+            let submitted = false;
+            let who = Who { app, epoch, name: name.clone(), master: master.to_string(), submitted };
             History::new(&store, &root, &store_url, who, own.is_none())
         });
         let mut terminal = Terminal::new(progress);
@@ -283,6 +290,8 @@ impl Context {
 
         #[cfg(feature = "sql")]
         let spill = disk.clone();
+        let interrupted = CancellationToken::new();
+        let (started, application) = watch_signals(&runtime, &terminal, &interrupted, ctrl_c);
         let parts = DriverParts {
             config,
             app,
@@ -296,34 +305,56 @@ impl Context {
             terminal: &terminal,
             keep: history.as_ref().map(|history| Arc::clone(&history.keep)),
             attached: &attached,
+            interrupted: &interrupted,
         };
-        let Backend { cluster, executable, identity, allocation, slots, memory, disk_max } = parts.backend(&master)?;
+        let backend = match parts.backend(&master) {
+            Ok(backend) => backend,
+            Err(error) => return Err(given_up(error, started, &interrupted)),
+        };
+        let Backend { cluster, executable, identity, allocation, slots, memory, disk_max, killed } = backend;
         let mut settings = values.clone();
         settings.extend(disk_max.map(|most| (executor::config::DISK_MAX.key.to_owned(), most.to_string())));
-        let driver = Driver::start(
-            DriverConfig {
-                app,
-                epoch,
-                name,
-                master: master.to_string(),
-                settings,
-                store: Arc::clone(&store),
-                store_url: store_url.clone(),
-                root: root.clone(),
-                scope: if own.is_some() { StoreScope::Private } else { StoreScope::Shared },
-                slots,
-                memory,
-                allocation,
-                executable,
-                identity,
-                observers,
-            },
-            cluster,
-            io.clone(),
-        )?;
+        let (made, stops) = (Arc::clone(&cluster), io.clone());
+        let assembled = (|| -> Result<_, StartError> {
+            let driver = Driver::start(
+                DriverConfig {
+                    app,
+                    epoch,
+                    name,
+                    master: master.to_string(),
+                    settings,
+                    store: Arc::clone(&store),
+                    store_url: store_url.clone(),
+                    root: root.clone(),
+                    scope: if own.is_some() { StoreScope::Private } else { StoreScope::Shared },
+                    slots,
+                    memory,
+                    allocation,
+                    executable,
+                    identity,
+                    observers,
+                },
+                cluster,
+                io.clone(),
+            )?;
+            let history = history.map(|history| history.begin(&io, Arc::clone(&store), root.clone()));
+            let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
+            let shared =
+                Arc::new(Shared { driver, terminal, progress, started: began, history, _own: [own, own_files] });
+            Ok((rdd, shared))
+        })();
+        let (rdd, shared) = match assembled {
+            Ok(assembled) => assembled,
+            Err(error) => {
+                // What was made for executors goes with them.
+                let stopping = stops.spawn(async move { tokio::time::timeout(STOP_WITHIN, made.stop()).await });
+                let _ = futures::executor::block_on(stopping);
+                return Err(given_up(error, started, &interrupted));
+            }
+        };
         #[cfg(feature = "sql")]
         let queries = crate::queries::Queries::new(crate::queries::Parts {
-            runner: Arc::clone(&driver) as Arc<dyn JobRunner>,
+            runner: Arc::clone(&shared.driver) as Arc<dyn JobRunner>,
             distributed: !matches!(master, Master::Local { .. }),
             slots: slots * allocation.usual(),
             slots_per_executor: slots,
@@ -332,11 +363,8 @@ impl Context {
             store_url,
             settings: values.clone(),
         });
-        let history = history.map(|history| history.begin(&io, Arc::clone(&store), root.clone()));
-        let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
-        let shared = Arc::new(Shared { driver, terminal, progress, started, history, _own: [own, own_files] });
-        let interrupted = CancellationToken::new();
-        let application = watch_signals(&runtime, &shared, &interrupted, ctrl_c);
+        // A signal that has come already finds an application to stop.
+        let _ = started.send(Started { shared: Arc::downgrade(&shared), killed });
         Ok(Self {
             rdd: Some(rdd),
             #[cfg(feature = "sql")]
@@ -374,11 +402,7 @@ impl Drop for Context {
         let Some(runtime) = self.runtime.take() else { return };
         // Whoever stops first tidies up; after a signal that is the signal's task, which also ends the process.
         if self.interrupted.is_cancelled() {
-            let deadline = Instant::now() + STOP_WITHIN * 2;
-            while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-                std::thread::park_timeout(left);
-            }
-            return;
+            return wait_for_the_end();
         }
         let error = std::thread::panicking().then(|| "the program panicked".to_owned());
         let shared = Arc::clone(&self.shared);
@@ -417,16 +441,23 @@ impl Shared {
     }
 }
 
-/// SIGTERM, SIGINT unless it is the program's, and the end of the time stop the application and end the process; a second
-/// signal ends it at once.
+/// An application that has started, for whoever ends it.
+struct Started {
+    shared: Weak<Shared>,
+    /// Resolves with a sentence once somebody has ended it from outside.
+    killed: BoxFuture<'static, String>,
+}
+
+/// SIGTERM, SIGINT unless it is the program's, the end of the time, and somebody who removes the application stop it and end the
+/// process; a second signal ends it at once. What `interrupted` stops may still be starting: it is waited for.
 fn watch_signals(
     runtime: &Runtime,
-    shared: &Arc<Shared>,
+    terminal: &Terminal,
     interrupted: &CancellationToken,
     ctrl_c: CtrlC,
-) -> ending::Application {
-    let shared = Arc::downgrade(shared);
-    let interrupted = interrupted.clone();
+) -> (oneshot::Sender<Started>, ending::Application) {
+    let (terminal, interrupted) = (terminal.clone(), interrupted.clone());
+    let (start, mut started) = oneshot::channel::<Started>();
     // They are handled before this returns: from then on, nobody else ends the process.
     let inside = runtime.enter();
     let mut term = signal(SignalKind::terminate()).ok();
@@ -437,16 +468,33 @@ fn watch_signals(
     drop(inside);
     let application = ending::Application::new();
     let watch = async move {
-        let (code, name) = tokio::select! {
-            () = received(&mut int) => (exit::INTERRUPTED, "interrupted"),
-            () = received(&mut term) => (exit::KILLED, "terminated"),
-            () = ending::time_is_over() => (exit::TIMED_OUT, ending::TOO_LONG),
+        let mut running = None;
+        let (code, name) = loop {
+            tokio::select! {
+                () = received(&mut int) => break (exit::INTERRUPTED, "interrupted".to_owned()),
+                () = received(&mut term) => break (exit::KILLED, "terminated".to_owned()),
+                () = ending::time_is_over() => break (exit::TIMED_OUT, ending::TOO_LONG.to_owned()),
+                why = killed(&mut running) => break (exit::KILLED, why),
+                begun = &mut started, if running.is_none() => match begun {
+                    Ok(begun) => running = Some(begun),
+                    // It has not started, and its program knows.
+                    Err(_) => return,
+                },
+            }
         };
-        let Some(shared) = shared.upgrade() else { return };
         interrupted.cancel();
-        shared.terminal.print(format!("{name}: stopping; once more ends at once\n").as_bytes());
+        terminal.print(format!("{name}: stopping; once more ends at once\n").as_bytes());
+        let stopped = async {
+            let running = match running {
+                Some(running) => Some(running),
+                None => started.await.ok(),
+            };
+            if let Some(shared) = running.and_then(|running| running.shared.upgrade()) {
+                shared.stop(Some(name)).await;
+            }
+        };
         tokio::select! {
-            () = shared.stop(Some(name.to_owned())) => {}
+            () = stopped => {}
             () = received(&mut int) => {}
             () = received(&mut term) => {}
         }
@@ -454,7 +502,32 @@ fn watch_signals(
     };
     // The runtime owns it: it ends with the process or the runtime.
     let _watcher = runtime.spawn(watch);
-    application
+    (start, application)
+}
+
+/// The application does not start. If a signal is the reason, whoever heard it ends the process.
+fn given_up(error: StartError, start: oneshot::Sender<Started>, interrupted: &CancellationToken) -> StartError {
+    drop(start);
+    if interrupted.is_cancelled() {
+        wait_for_the_end();
+    }
+    error
+}
+
+/// Waits for whoever ends the process.
+fn wait_for_the_end() {
+    let deadline = Instant::now() + STOP_WITHIN * 2;
+    while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(left);
+    }
+}
+
+/// Waits until somebody has ended an application from outside; for ever if there is none.
+async fn killed(running: &mut Option<Started>) -> String {
+    match running {
+        Some(running) => (&mut running.killed).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for a signal; for ever if it is not ours.
@@ -482,6 +555,9 @@ pub(crate) struct DriverParts<'a> {
     /// Files that go along.
     #[cfg_attr(not(feature = "k8s"), expect(dead_code, reason = "only pods must be sent them"))]
     pub(crate) attached: &'a [Attached],
+    /// A signal has come: nobody waits any longer for what is being made.
+    #[cfg_attr(not(feature = "k8s"), expect(dead_code, reason = "what is made here takes no time"))]
+    pub(crate) interrupted: &'a CancellationToken,
 }
 
 /// Where executors come from, and what they are.
@@ -497,6 +573,8 @@ pub(crate) struct Backend {
     pub(crate) memory: u64,
     /// Bytes that one executor may spill, if that is not what the settings say.
     pub(crate) disk_max: Option<u64>,
+    /// Resolves with a sentence once somebody has ended the application from outside, and never before.
+    pub(crate) killed: BoxFuture<'static, String>,
 }
 
 impl DriverParts<'_> {
@@ -522,7 +600,8 @@ impl DriverParts<'_> {
                 };
                 let cluster = LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
                 let (executable, allocation) = (Executable::current(), Allocation::fixed(1));
-                Ok(Backend { cluster, executable, identity: None, allocation, slots, memory, disk_max: None })
+                let killed = std::future::pending().boxed();
+                Ok(Backend { cluster, executable, identity: None, allocation, slots, memory, disk_max: None, killed })
             }
             &Master::LocalCluster { executors, slots, memory } => {
                 let memory = match memory {
@@ -542,7 +621,8 @@ impl DriverParts<'_> {
                 let config = ProcessConfig { executable: executable.clone(), birth, output, keep: self.keep };
                 let cluster = ProcessBackend::new(config, self.io.clone());
                 let (identity, allocation) = (Some(driver), Allocation::fixed(executors));
-                Ok(Backend { cluster, executable, identity, allocation, slots, memory, disk_max: None })
+                let killed = std::future::pending().boxed();
+                Ok(Backend { cluster, executable, identity, allocation, slots, memory, disk_max: None, killed })
             }
             #[cfg(feature = "k8s")]
             Master::Kubernetes { url } => crate::kubernetes::start::start(self, url.as_deref()),

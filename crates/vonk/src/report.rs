@@ -139,6 +139,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
                         | Error::Store(_)
                         | Error::MemoryStore(_)
                         | Error::Attached(_)
+                        | Error::NoSharedStore(_)
                 )
             )
     });

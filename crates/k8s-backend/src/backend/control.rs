@@ -18,6 +18,7 @@ mod saying;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
@@ -75,7 +76,13 @@ pub(super) struct Control {
     refused: Option<String>,
     /// When a creation was refused last.
     refused_at: Timestamp,
+    /// When a right was refused first, in a row.
+    doubted_at: Option<Timestamp>,
+    /// Why executors cannot be watched, and since when.
+    unwatched: Option<(String, Timestamp)>,
     away_since: Option<Timestamp>,
+    /// Somebody wonders whether the API server is there.
+    doubts: bool,
     probed_at: Timestamp,
     reloaded_at: Option<Timestamp>,
     /// All pods were listed once: no number is given out that one of them has.
@@ -114,7 +121,10 @@ impl Control {
             quota: None,
             refused: None,
             refused_at: zero,
+            doubted_at: None,
+            unwatched: None,
             away_since: None,
+            doubts: false,
             probed_at: zero,
             reloaded_at: None,
             listed: false,
@@ -179,7 +189,8 @@ impl Control {
 
     fn pause(&self) -> Duration {
         let missing = self.running() < self.target || self.records.values().any(|record| record.pod.released.is_some());
-        let busy = missing || self.away_since.is_some() || !self.said.is_empty();
+        let troubled = self.away_since.is_some() || self.unwatched.is_some() || self.doubts;
+        let busy = missing || troubled || !self.said.is_empty();
         if busy { BUSY } else { IDLE }
     }
 
@@ -212,12 +223,14 @@ impl Control {
         self.note_good_starts(now);
         self.forget_unreachable(now).await;
         self.ask(now);
+        self.shared.cut_off.store(self.away_since.is_some() && self.shared.dial == Dial::Forward, Ordering::Relaxed);
         self.say(now).await;
     }
 
     fn take_orders(&mut self, now: Timestamp) {
         let mut orders = self.shared.orders();
         self.target = orders.target;
+        self.doubts |= std::mem::take(&mut orders.doubts);
         for executor in std::mem::take(&mut orders.released) {
             if let Some(record) = self.records.get_mut(&executor.0) {
                 record.pod.released.get_or_insert(now);

@@ -42,6 +42,8 @@ struct State {
     watchers: Vec<mpsc::UnboundedSender<Bytes>>,
     creations: VecDeque<Fault>,
     away: bool,
+    hangs: bool,
+    forbids: bool,
     requests: Vec<String>,
     logs: BTreeMap<String, String>,
     logs_hang: bool,
@@ -75,6 +77,18 @@ impl FakeApi {
     pub(super) fn away(&self, away: bool) {
         let mut state = self.state();
         state.away = away;
+        state.watchers.clear();
+    }
+
+    /// From now on, nothing is answered, and nobody hears why; or all is well again.
+    pub(super) fn hang(&self, hangs: bool) {
+        self.state().hangs = hangs;
+    }
+
+    /// From now on, nobody may look at pods, and no watch lasts; or all is well again.
+    pub(super) fn forbid(&self, forbids: bool) {
+        let mut state = self.state();
+        state.forbids = forbids;
         state.watchers.clear();
     }
 
@@ -174,13 +188,16 @@ impl FakeApi {
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let path = parts.uri.path().to_owned();
         let is_log = path.ends_with("/log");
-        if is_log && self.state().logs_hang {
+        if self.state().hangs || (is_log && self.state().logs_hang) {
             std::future::pending::<()>().await;
         }
         let mut state = self.state();
         state.requests.push(format!("{} {path}?{query}", parts.method));
         if state.away {
             return status(503, "ServiceUnavailable", "away", 0);
+        }
+        if state.forbids && parts.method == Method::GET {
+            return status(403, "Forbidden", "you may not look", 0);
         }
         let name = path.split("/pods/").nth(1).map(str::to_owned);
         match (parts.method, name) {

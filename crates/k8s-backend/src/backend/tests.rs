@@ -30,6 +30,7 @@ fn backend(api: &FakeApi, settings: &[(&str, &str)]) -> (Arc<PodBackend>, Events
         attached: String::new(),
         architecture: None,
         store: pods.of.store,
+        log: None,
         memory: pods.memory,
         executors: ExecutorSettings::read(&values).unwrap(),
     };
@@ -313,6 +314,79 @@ async fn credentials_are_read_once_more_and_then_refused() {
     assert_eq!(api.asked("POST"), 2);
     // Somebody mends it: the try of each minute finds out.
     there(&api, &[1]).await;
+}
+
+const NO_RIGHT: Fault = Fault::Refused { code: 403, reason: "Forbidden", message: "no right", retry_after: 0 };
+
+/// The API server had just begun: its first answer ended the application.
+#[tokio::test(start_paused = true)]
+async fn a_right_that_is_refused_for_a_moment_is_no_refusal() {
+    let api = FakeApi::default();
+    api.fail_creations([NO_RIGHT, NO_RIGHT, NO_RIGHT]);
+    let (backend, mut events) = backend(&api, &[]);
+    let asked = Instant::now();
+    backend.set_target(3);
+    there(&api, &[1, 2, 3]).await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    api.run(&name(1));
+    assert_eq!(change(&mut events).await, reachable(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_taken_back() {
+    let api = FakeApi::default();
+    api.fail_creations([NO_RIGHT, NO_RIGHT]);
+    let (backend, mut events) = backend(&api, &[]);
+    let asked = Instant::now();
+    backend.set_target(1);
+    let refused = ClusterEvent::Refused { why: "cannot create executors: no right".into() };
+    assert_eq!(change(&mut events).await, refused);
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!(change(&mut events).await, ClusterEvent::Refused { why: String::new() });
+    there(&api, &[1]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_refused_for_long_is_said_and_taken_back_when_it_is_allowed() {
+    let api = FakeApi::default();
+    let (backend, mut events) = backend(&api, &[]);
+    backend.set_target(1);
+    there(&api, &[1]).await;
+    api.forbid(true);
+    let refused = ClusterEvent::Refused { why: "cannot watch executors: you may not look".into() };
+    assert_eq!(change(&mut events).await, refused);
+    api.forbid(false);
+    assert_eq!(change(&mut events).await, ClusterEvent::Refused { why: String::new() });
+    api.run(&name(1));
+    assert_eq!(change(&mut events).await, reachable(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn executors_behind_an_api_server_that_hangs_are_cut_off_until_it_answers() {
+    let api = FakeApi::default();
+    let (backend, mut events) = backend(&api, &[]);
+    backend.set_target(1);
+    there(&api, &[1]).await;
+    api.run(&name(1));
+    assert_eq!(change(&mut events).await, reachable(1));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    api.hang(true);
+    let until_cut_off = async |wanted: bool| {
+        let asked = Instant::now();
+        while backend.is_cut_off() != wanted {
+            let dialled = timeout(Duration::from_secs(5), backend.dial(ExecutorId(1))).await;
+            assert!(!matches!(dialled, Ok(Ok(_))), "this server forwards nothing");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        asked.elapsed()
+    };
+    let noticed = until_cut_off(true).await;
+    assert!(noticed < Duration::from_secs(8), "before links are given up: {noticed:?}");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(backend.is_cut_off());
+    api.hang(false);
+    let back = until_cut_off(false).await;
+    assert!(back < Duration::from_secs(8), "{back:?}");
 }
 
 #[tokio::test(start_paused = true)]

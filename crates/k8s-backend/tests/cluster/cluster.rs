@@ -28,8 +28,11 @@ pub(crate) const ECHO: &str = "trap 'exit 143' TERM; busybox nc -ll -p 7079 -e b
 /// The part of an executor, played by a script that the environment brings.
 const SCRIPT: &str = "#!/usr/local/bin/busybox sh\nexport PATH=/usr/local/bin\neval \"$STUB\"\n";
 
-/// What begins the names of our namespaces.
+/// What begins the names of our namespaces; an id follows, which says how old they are.
 const PREFIX: &str = "vonk-backend-test-";
+
+/// The same where drivers are pods.
+pub(crate) const OF_DRIVERS: &str = "vonk-test-";
 
 /// A test that failed has left its namespace, and what is in it takes room from the next.
 const LEFT_OVER_MS: u64 = 5 * 60 * 1_000;
@@ -46,12 +49,13 @@ pub(crate) async fn connect(namespace: &str) -> Cluster {
     Cluster::connect(&access).await.expect("KUBECONFIG leads to a cluster")
 }
 
-async fn remove_left_over(cluster: &Cluster) {
+pub(crate) async fn remove_left_over(cluster: &Cluster) {
     let namespaces: Api<Namespace> = Api::all(cluster.client());
     let now = AppId::generate().created_unix_ms();
     for namespace in namespaces.list(&ListParams::default()).await.unwrap() {
         let name = namespace.metadata.name.unwrap_or_default();
-        let app = name.strip_prefix(PREFIX).and_then(|id| id.parse::<AppId>().ok());
+        let id = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(OF_DRIVERS));
+        let app = id.and_then(|id| id.parse::<AppId>().ok());
         if app.is_some_and(|app| now.saturating_sub(app.created_unix_ms()) > LEFT_OVER_MS) {
             // Another test may be as quick.
             drop(namespaces.delete(&name, &DeleteParams::default()).await);
@@ -107,6 +111,7 @@ impl Ground {
             attached: String::new(),
             architecture: None,
             store: "s3://nowhere".into(),
+            log: None,
             memory: 64 << 20,
             executors,
         }
@@ -198,10 +203,10 @@ impl Events {
                 assert!(place.starts_with("node"), "{place}");
                 Some(*executor)
             }
-            ClusterEvent::Lost { why, .. } | ClusterEvent::Refused { why } => {
+            ClusterEvent::Lost { why, .. } | ClusterEvent::Refused { why } if !why.is_empty() => {
                 panic!("an executor runs, and not: {why}")
             }
-            ClusterEvent::Waiting { .. } => None,
+            _ => None,
         })
         .await
     }
@@ -228,7 +233,7 @@ impl Events {
 
     pub(crate) async fn refused(&mut self) -> String {
         self.find_within(SOON * 2, |event| match event {
-            ClusterEvent::Refused { why } => Some(why.clone()),
+            ClusterEvent::Refused { why } if !why.is_empty() => Some(why.clone()),
             _ => None,
         })
         .await

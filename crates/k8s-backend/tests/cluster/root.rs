@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_backend::own_pod::Over;
 use k8s_backend::sweep::{Sweep, sweep};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
@@ -42,8 +43,8 @@ async fn a_root_takes_all_with_it_and_its_driver_hears_of_it() {
             .all(|pod| pod.metadata.deletion_timestamp.is_some())
     })
     .await;
-    let why = timeout(SOON, ground.root.lost()).await.expect("the next renewal finds out");
-    assert!(why.contains("removed while its driver slept"), "{why}");
+    let over = timeout(SOON, ground.root.lost()).await.expect("the next renewal finds out");
+    assert_eq!(over, Over::Killed("application was removed: its Lease is gone".into()));
     backend.stop().await;
     ground.leave().await;
 }

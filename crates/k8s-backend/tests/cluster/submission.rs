@@ -31,7 +31,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{SOON, api, connect, made, until};
+use crate::cluster::{OF_DRIVERS, SOON, api, connect, made, remove_left_over, until};
 
 /// The part of the driver, played by a script that is its first argument.
 const SCRIPT: &str = "#!/usr/local/bin/busybox sh\nexport PATH=/usr/local/bin\neval \"$1\"\n";
@@ -43,8 +43,9 @@ struct Place {
 
 impl Place {
     async fn new() -> Self {
-        let name = format!("vonk-test-{}", AppId::generate());
+        let name = format!("{OF_DRIVERS}{}", AppId::generate());
         let cluster = connect(&name).await;
+        remove_left_over(&cluster).await;
         let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
         let namespace: Namespace = made(json!({ "metadata": { "name": name, "labels": labels } }));
         Api::all(cluster.client()).create(&PostParams::default(), &namespace).await.unwrap();
@@ -73,6 +74,7 @@ impl Place {
             attached: String::new(),
             architecture: None,
             store: "s3://nowhere".into(),
+            log: None,
         };
         let pod = DriverPod {
             of,

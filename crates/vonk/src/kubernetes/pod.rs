@@ -18,7 +18,7 @@ use std::{fs, io};
 
 use driver::Executable;
 use executor::start::Birth;
-use k8s_backend::names::variables::{APP, ATTACHED, EPOCH, EXECUTOR, PROGRAM, STORE, TIMEOUT};
+use k8s_backend::names::variables::{APP, ATTACHED, EPOCH, EXECUTOR, POD_NAME, PROGRAM, STORE, TIMEOUT};
 use k8s_backend::names::{IN_IMAGE, PORT, Role};
 use model::setting::{InvalidSetting, Values};
 use model::{AppId, Epoch, ExecutorId};
@@ -342,6 +342,13 @@ pub(crate) struct DriverPod {
     pub(crate) app: AppId,
     /// The SHA-256 of the program, or where the image has it.
     pub(crate) program: String,
+    /// The pod's name.
+    pub(crate) pod: String,
+}
+
+/// Whether this process is the driver of an application that was submitted.
+pub(crate) fn is_submitted() -> bool {
+    env::var(driver::backend::processes::ROLE).is_ok_and(|role| is_driver(&role)) && is_one()
 }
 
 /// Whether this process is the driver of an application that was submitted, and of which.
@@ -351,7 +358,7 @@ pub(crate) struct DriverPod {
 pub(crate) fn driver() -> Result<Option<DriverPod>, Error> {
     match env::var(driver::backend::processes::ROLE).as_deref() {
         Ok(role) if is_driver(role) && is_one() => {
-            Ok(Some(DriverPod { app: variable(APP)?, program: variable(PROGRAM)? }))
+            Ok(Some(DriverPod { app: variable(APP)?, program: variable(PROGRAM)?, pod: variable(POD_NAME)? }))
         }
         _ => Ok(None),
     }

@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use driver::Executable;
 use driver::config::Allocation;
@@ -14,6 +15,7 @@ use k8s_backend::access::{Access, AccessError, Cluster};
 use k8s_backend::backend::{ExecutorSettings, PodBackend, PodConfig, SettingsError};
 use k8s_backend::config as keys;
 use k8s_backend::own_pod::{Over, OwnPod};
+use k8s_backend::request::RequestError;
 use k8s_backend::root::{App, ClientRoot, OwnerReference, RootError, TlsFiles};
 use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError};
 use model::setting::{Setting, Values};
@@ -22,10 +24,14 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use proto::tls::Identity;
 use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use super::pod::{self, DriverPod};
 use super::{program, sent};
 use crate::context::{Backend, DriverParts, StartError};
+
+/// What is being made when a signal comes may take so long: a request or two.
+const MADE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why an application cannot start on Kubernetes.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +42,9 @@ pub enum Error {
     /// A setting of pods cannot be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The driver's own pod cannot be looked at.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// The application's root cannot be made.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -54,6 +63,9 @@ pub enum Error {
     /// Nobody can tell how often the program was started before.
     #[error("look for earlier drivers of this application in the store")]
     Leases(#[source] object_store::Error),
+    /// A signal came first.
+    #[error("start on Kubernetes: interrupted")]
+    Interrupted,
     /// Something that was to run beside this did not.
     #[error("start on Kubernetes: the application's threads have ended")]
     Ended,
@@ -61,7 +73,7 @@ pub enum Error {
 
 /// The code with which a program ends that could not start for this reason.
 pub(crate) fn exit_code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    use model::exit::{LOST, REFUSED, WRONG};
+    use model::exit::{INTERRUPTED, LOST, REFUSED, WRONG};
 
     // A transparent variant stands for its inner error in the chain, so the outer types are asked, too.
     let error = match error.downcast_ref::<StartError>() {
@@ -79,6 +91,8 @@ pub(crate) fn exit_code(error: &(dyn std::error::Error + 'static)) -> Option<u8>
         | Error::Leases(_) => LOST,
         Error::Program(_) | Error::Sent(_) => WRONG,
         Error::Pod(_) | Error::NoRoot => REFUSED,
+        Error::Request(error) => error.exit_code(),
+        Error::Interrupted => INTERRUPTED,
         Error::Ended => LOST,
     })
 }
@@ -104,7 +118,10 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
         None => own_root(&parts, &executable, access)?,
     };
     let Rooted { cluster, identity, program, attached, root } = rooted;
+    let log = set(&crate::config::LOG);
+    let killed = root.killed();
     let config = PodConfig {
+        log,
         cluster,
         app: parts.app,
         epoch: parts.epoch,
@@ -118,9 +135,12 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
         executors,
         keep: parts.keep.clone(),
     };
+    for what in config.weakened() {
+        tracing::warn!(what, "executors' pods would not pass the Pod Security Standard `restricted`");
+    }
     let backend = PodBackend::new(config, parts.io.clone());
     let cluster = Arc::new(Pods { backend, root, over: Arc::default() });
-    Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory, disk_max })
+    Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory, disk_max, killed })
 }
 
 /// How much executors with so much disk may spill: what is wished, unless the kubelet would evict them for it.
@@ -159,19 +179,36 @@ impl Root {
     /// Resolves once the application is over, and never before.
     fn over(&self) -> BoxFuture<'static, Over> {
         match self {
-            Self::Own(root) => root.lost().map(Over::Removed).boxed(),
+            Self::Own(root) => root.lost().boxed(),
             Self::Submitted(pod) => pod.clone().over().boxed(),
         }
+    }
+
+    /// Resolves with a sentence once somebody has removed the application whose driver no signal tells to end.
+    fn killed(&self) -> BoxFuture<'static, String> {
+        let Self::Own(root) = self else { return std::future::pending().boxed() };
+        let lost = root.lost();
+        let killed = async move {
+            match lost.await {
+                Over::Killed(why) => why,
+                Over::Deleted | Over::Removed(_) => std::future::pending().await,
+            }
+        };
+        killed.boxed()
     }
 }
 
 /// The application of a driver that is a pod: all is there already.
 fn submitted(parts: &DriverParts<'_>, driver: DriverPod, access: Access) -> Result<Rooted, StartError> {
     let identity = pod::identity().map_err(Error::from)?;
+    let interrupted = parts.interrupted.clone();
     let made = parts.io.spawn(async move {
-        let cluster = Cluster::connect(&access).await?;
-        let pod = OwnPod::find(&cluster).await.ok_or(Error::NoRoot)?;
-        Ok::<_, Error>((cluster, pod))
+        let found = async {
+            let cluster = Cluster::insist(&access).await?;
+            let pod = OwnPod::find(&cluster, &driver.pod).await?.ok_or(Error::NoRoot)?;
+            Ok::<_, Error>((cluster, pod))
+        };
+        interrupted.run_until_cancelled(found).await.unwrap_or(Err(Error::Interrupted))
     });
     let (cluster, pod) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
     Ok(Rooted { cluster, identity, program: driver.program, attached: pod::attached(), root: Root::Submitted(pod) })
@@ -186,6 +223,7 @@ fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) ->
     let app = App { id: parts.app, name: parts.name.to_owned() };
     let (store, root, program) = (Arc::clone(parts.store), parts.root.clone(), executable.clone());
     let attached = parts.attached.to_vec();
+    let interrupted = parts.interrupted.clone();
     let made = parts.io.spawn(async move {
         let sent = async {
             let hashing = program.clone();
@@ -194,13 +232,27 @@ fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) ->
             let attached = sent::send(Some((&store, &root)), &attached).await.map_err(Error::from)?;
             Ok::<_, StartError>((hash, attached))
         };
+        let sent = async { interrupted.run_until_cancelled(sent).await.unwrap_or(Err(Error::Interrupted.into())) };
         let rooted = async {
-            let cluster = Cluster::connect(&access).await.map_err(Error::from)?;
-            let root = ClientRoot::create(&cluster, &app, &files).await.map_err(Error::from)?;
+            let connected = interrupted.run_until_cancelled(Cluster::connect(&access)).await;
+            let cluster = connected.ok_or(Error::Interrupted)?.map_err(Error::from)?;
+            let late = async {
+                interrupted.cancelled().await;
+                sleep(MADE_WITHIN).await;
+            };
+            // What is half made is made, so that it can be removed.
+            let root = tokio::select! {
+                root = ClientRoot::create(&cluster, &app, &files) => root.map_err(Error::from)?,
+                () = late => return Err(Error::Interrupted.into()),
+            };
             Ok::<_, StartError>((cluster, root))
         };
         // Both are heard, so that a root that was made is removed again.
         match tokio::join!(sent, rooted) {
+            (Ok(_), Ok((_, root))) if interrupted.is_cancelled() => {
+                root.remove().await;
+                Err(Error::Interrupted.into())
+            }
             (Ok(sent), Ok((cluster, root))) => Ok((sent, cluster, root)),
             (Err(error), Ok((_, root))) => {
                 root.remove().await;
@@ -268,6 +320,14 @@ impl ClusterBackend for Pods {
         self.backend.dial(executor)
     }
 
+    fn is_cut_off(&self) -> bool {
+        self.backend.is_cut_off()
+    }
+
+    fn last_line(&self, executor: ExecutorId) -> BoxFuture<'_, Option<String>> {
+        self.backend.last_line(executor)
+    }
+
     fn events(&self) -> Pin<Box<dyn Stream<Item = ClusterEvent> + Send>> {
         let (backend, known) = (Arc::clone(&self.backend), Arc::clone(&self.over));
         let over = self.root.over().map(move |over| {
@@ -278,7 +338,9 @@ impl ClusterBackend for Pods {
         let known = Arc::clone(&self.over);
         let of_pods = self.backend.events().flat_map(move |event| {
             let events = match known.get() {
-                Some(Over::Removed(_)) if matches!(event, ClusterEvent::Reachable { .. }) => Vec::new(),
+                Some(Over::Removed(_) | Over::Killed(_)) if matches!(event, ClusterEvent::Reachable { .. }) => {
+                    Vec::new()
+                }
                 // An executor that joined meanwhile has let the refusal be forgotten.
                 Some(over) => std::iter::once(event).chain(refusal(over)).collect(),
                 None => vec![event],
@@ -299,11 +361,11 @@ impl ClusterBackend for Pods {
     }
 }
 
-/// What ends the application's jobs. A driver that is being deleted is told by a signal, whose exit code is another.
+/// What ends the application's jobs. A driver that is to end is told so in another way, whose exit code is another.
 fn refusal(over: &Over) -> Option<ClusterEvent> {
     match over {
         Over::Removed(why) => Some(ClusterEvent::Refused { why: why.clone() }),
-        Over::Deleted => None,
+        Over::Deleted | Over::Killed(_) => None,
     }
 }
 

@@ -8,6 +8,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use model::Timestamp;
 use model::ids::ExecutorId;
+use tokio::time::timeout;
 
 use super::Control;
 use super::pods::Record;
@@ -16,7 +17,7 @@ use crate::answer::within;
 use crate::names;
 use crate::refusal::{Answer, Request, Verdict, judge};
 use crate::seen::Seen;
-use crate::watcher::watch;
+use crate::watcher::{may_watch, watch};
 use crate::why::Note;
 
 /// Credentials are read again no more often than this.
@@ -34,6 +35,9 @@ const EVENTS_OF_POD: u32 = 20;
 
 /// While the API server is away, it is asked so often whether it is back.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// It is away if it has not answered by then: links that wait for it are soon given up.
+const PROBED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A deletion that failed is tried again after so long.
 const DELETE_AGAIN: Duration = Duration::from_secs(2);
@@ -109,7 +113,7 @@ impl Control {
                 self.answered();
                 // One that was under way when another was refused says nothing about the next.
                 if self.records.get(&n).is_none_or(|record| record.sent_at > self.refused_at) {
-                    (self.quota, self.refused) = (None, None);
+                    (self.quota, self.refused, self.doubted_at) = (None, None, None);
                 }
                 self.there(n, &pod, now).await;
             }
@@ -165,12 +169,17 @@ impl Control {
             Answered::Noted { answer: Err(answer), .. } => {
                 self.no_events |= answer.code == 403;
             }
-            Answered::Probed { answer: Ok(()) } => self.answered(),
-            Answered::Probed { answer: Err(answer) } => {
-                if judge(Request::Watch, &answer) != Verdict::Away {
-                    self.answered();
+            Answered::Probed { answer: Ok(()) } => {
+                self.answered();
+                if self.unwatched.take().is_some() {
+                    // With credentials as they are now.
+                    self.watch = watch(self.api(), self.pods.of.app).boxed();
                 }
             }
+            Answered::Probed { answer: Err(answer) } => match judge(Request::Watch, &answer) {
+                Verdict::Away => self.note_away(&Verdict::Away, now),
+                _ => self.answered(),
+            },
             Answered::Reloaded { answer } => {
                 if let Err(why) = answer {
                     self.refused = Some(why);
@@ -221,6 +230,12 @@ impl Control {
                 (self.quota, self.refused_at) = (Some(why), now);
                 self.pace.quota(now);
             }
+            // An API server that has just begun refuses what it allows a moment later.
+            Verdict::Stop { .. } if answer.code == 403 && self.is_doubtful(n) => {
+                self.doubted_at.get_or_insert(now);
+                self.refused_at = now;
+                self.pace.doubted(now);
+            }
             Verdict::Stop { why } => {
                 (self.refused, self.refused_at) = (Some(why), now);
                 self.pace.stopped(now);
@@ -242,6 +257,12 @@ impl Control {
         self.unsent(n);
     }
 
+    /// Whether no creation was refused before this one was sent.
+    fn is_doubtful(&self, n: u64) -> bool {
+        let sent = self.records.get(&n).map(|record| record.sent_at);
+        self.doubted_at.is_none_or(|doubted| sent.is_none_or(|sent| sent <= doubted))
+    }
+
     /// Reads credentials once more; false if that was done already.
     pub(super) fn reload(&mut self, now: Timestamp) -> bool {
         if self.reloaded_at.is_some_and(|at| now.since(at) < RELOAD_AFTER) {
@@ -258,12 +279,13 @@ impl Control {
 
     /// Asks about pods that wait, and whether the API server is back.
     pub(super) fn ask(&mut self, now: Timestamp) {
-        if self.away_since.is_some() && now.since(self.probed_at) >= PROBE_EVERY {
-            self.probed_at = now;
-            let (api, params) =
-                (self.api(), ListParams::default().limit(1).labels(&names::select_executors(self.pods.of.app)));
+        let troubled = self.away_since.is_some() || self.unwatched.is_some() || self.doubts;
+        if troubled && now.since(self.probed_at) >= PROBE_EVERY {
+            (self.probed_at, self.doubts) = (now, false);
+            let (api, selector) = (self.api(), names::select_executors(self.pods.of.app));
             self.requests.spawn(async move {
-                Answered::Probed { answer: within(api.list_metadata(&params)).await.map(|_| ()) }
+                let probed = timeout(PROBED_WITHIN, may_watch(&api, ListParams::default().labels(&selector))).await;
+                Answered::Probed { answer: probed.unwrap_or_else(|_elapsed| Err(Answer::default())) }
             });
         }
         if self.no_events || self.away_since.is_some() || now.since(self.asked_at) < ASK_EVERY {

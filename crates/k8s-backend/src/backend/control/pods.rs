@@ -96,11 +96,11 @@ impl Control {
         match watched {
             Watched::Listing => self.listing_since = now,
             Watched::Seen(seen) => {
-                self.answered();
+                self.watched();
                 self.on_seen(seen).await;
             }
             Watched::Gone(seen) => {
-                self.answered();
+                self.watched();
                 let n = seen.executor.0;
                 if seen.epoch == self.pods.epoch {
                     if let Some(record) = self.records.get_mut(&n) {
@@ -110,6 +110,7 @@ impl Control {
                 }
             }
             Watched::Listed(list) => {
+                // That they may be watched, too, is said by what follows.
                 self.answered();
                 self.listed = true;
                 let listed: BTreeSet<u64> =
@@ -132,16 +133,25 @@ impl Control {
                 match judge(Request::Watch, &answer) {
                     Verdict::Unauthorized { why } => {
                         if !self.reload(now) {
-                            self.refused = Some(why);
+                            self.unwatched(why, now);
                         }
                     }
-                    Verdict::Stop { why } | Verdict::Quota { why } => {
-                        self.refused = Some(why);
-                    }
+                    Verdict::Stop { why } | Verdict::Quota { why } => self.unwatched(why, now),
                     verdict => self.note_away(&verdict, now),
                 }
             }
         }
+    }
+
+    /// The watch tells something.
+    fn watched(&mut self) {
+        self.answered();
+        self.unwatched = None;
+    }
+
+    fn unwatched(&mut self, why: String, now: Timestamp) {
+        let since = self.unwatched.as_ref().map_or(now, |(_, since)| *since);
+        self.unwatched = Some((why, since));
     }
 
     /// A pod as it is now.

@@ -16,6 +16,10 @@ const SAID_AGAIN: Duration = Duration::from_secs(30);
 /// Sentences that change are said no more often than this: many pods come to wait one by one.
 const SAID_APART: Duration = Duration::from_millis(700);
 
+/// Rights to watch that are refused for so long are missing: an API server that has just begun refuses what it allows a moment
+/// later.
+const UNWATCHED_FOR: Duration = Duration::from_secs(3);
+
 impl Control {
     /// Says what is waited for: when it changes, and now and then.
     pub(super) async fn say(&mut self, now: Timestamp) {
@@ -48,15 +52,16 @@ impl Control {
         };
         let mended = self.hardly_since.is_none_or(|since| now.since(since) < MENDS_WITHIN);
         let hopeless = worst == Hope::None || (worst == Hope::Hardly && !mended && !self.ever_ran);
-        let refused = match &self.refused {
-            Some(why) if running < wanted => Some(format!("cannot create executors: {why}")),
+        let unwatched = self.unwatched.as_ref().filter(|(_, since)| now.since(*since) >= UNWATCHED_FOR);
+        let refused = match (&self.refused, unwatched) {
+            (Some(why), _) if running < wanted => Some(format!("cannot create executors: {why}")),
+            (_, Some((why, _))) if running < wanted => Some(format!("cannot watch executors: {why}")),
             _ => sentences.first().filter(|_| hopeless).map(|sentence| sentence.text.clone()),
         };
         if refused != self.said_refused {
             self.said_refused.clone_from(&refused);
-            if let Some(why) = refused {
-                self.report(ClusterEvent::Refused { why }).await;
-            }
+            // An empty reason takes back what was said before.
+            self.report(ClusterEvent::Refused { why: refused.unwrap_or_default() }).await;
         }
         let keys: Vec<String> = sentences.iter().map(|sentence| sentence.key.clone()).collect();
         let since = now.since(self.said_at);

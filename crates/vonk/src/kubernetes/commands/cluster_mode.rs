@@ -1,11 +1,11 @@
 //! How does an application run whose driver is a pod?
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Context;
 use k8s_backend::access::Cluster;
-use k8s_backend::applications::{find, remove};
 use k8s_backend::backend::ExecutorSettings;
 use k8s_backend::config as keys;
 use k8s_backend::driver::End;
@@ -15,11 +15,13 @@ use k8s_backend::manifest::document;
 use k8s_backend::names::{self, Role};
 use k8s_backend::pod::{AppPods, ExecutorPods};
 use k8s_backend::preflight::nobody;
-use k8s_backend::submit::{Submission, Submitted, attached, is_remembered, manifests, submit, try_out};
+use k8s_backend::submit::{Submission, Submitted, attached, end, is_remembered, manifests, submit, try_out};
 use k8s_backend::sweep::{BESIDE, STALE_AFTER, Sweep, sweep};
+use k8s_backend::template::weakens_restricted;
 use model::exit;
 use model::{AppId, Epoch};
 use serde_json::json;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::connect;
@@ -29,11 +31,17 @@ use super::store::{self, Store};
 use super::submit::{DryRun, OnSignal, Order, Program};
 use super::{Usage, history, shipped, upload};
 use crate::attached::listed;
-use crate::config::Config;
+use crate::config::{Config, LOG};
 use crate::kubernetes::sent;
 
 /// A driver that was told to end has 30 s for it; a little more for the news of it.
 const STOPPED_WITHIN: Duration = Duration::from_secs(35);
+
+/// Whoever submits tidies up a little beside.
+const TIDY: Sweep = Sweep { older_than: STALE_AFTER, most: BESIDE, jobs: true };
+
+/// Who does not stay takes no longer for it.
+const TIDIED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where a file with SQL is in the driver's pod.
 const SQL: &str = "program.sql";
@@ -44,28 +52,59 @@ const SQL: &str = "program.sql";
 /// It cannot be submitted.
 pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
     let mut signals = Signals::new()?;
-    let cluster = connect(&order.config).await?;
-    if order.dry_run.is_some() {
-        return Box::pin(dry_run(&cluster, &order)).await;
-    }
-    let store = store::open(&order.config)?;
-    let submitted = match known(&cluster, &store, &order).await? {
-        Some(Known::Runs(submitted)) => submitted,
+    // Until it is submitted, nothing is made that a signal would leave behind.
+    let (cluster, store, known) = match signals.before(Box::pin(begin(&order))).await {
+        Ok(begun) => match begun? {
+            Begun::Tried => return Ok(exit::DONE),
+            Begun::Goes { cluster, store, known } => (cluster, store, known),
+        },
+        Err(received) => return Ok(received.code),
+    };
+    let (submitted, received) = match known {
+        Some(Known::Runs(submitted)) => (submitted, None),
         Some(Known::Past(past)) => {
             let (app, code) = (past.app.clone(), past.code());
             say_submitted(&order, &app, cluster.namespace(), true);
             return Ok(ended(&order, &app, &End { code, why: past.end.flatten().unwrap_or_default() }));
         }
         None => match Box::pin(make(&cluster, &store, &order, &mut signals)).await? {
-            Ok(submitted) => submitted,
-            Err(received) => return Ok(received.code),
+            Made::Submitted(submitted, received) => (submitted, received),
+            Made::Nothing(received) => return Ok(received.code),
         },
     };
     say_submitted(&order, &submitted.app, &submitted.namespace, submitted.attached);
-    if order.detach {
-        return Ok(exit::DONE);
+    match received {
+        Some(received) => leave(&cluster, &order, &submitted, &mut signals, received, None).await,
+        None if order.detach => {
+            // Whoever submits tidies up a little.
+            if let Ok(Ok(Err(error))) = signals.before(timeout(TIDIED_WITHIN, sweep(&cluster, TIDY))).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "sweep");
+            }
+            Ok(exit::DONE)
+        }
+        None => Box::pin(stay(&cluster, &order, &submitted, &mut signals)).await,
     }
-    Box::pin(stay(&cluster, &order, &submitted, &mut signals)).await
+}
+
+/// What comes before an application is made.
+enum Begun {
+    /// It was to be tried only.
+    Tried,
+    /// It may be made, unless it is there.
+    Goes { cluster: Cluster, store: Store, known: Option<Known> },
+}
+
+async fn begin(order: &Order) -> Result<Begun, anyhow::Error> {
+    // Before anybody is asked.
+    store::shared_url(&order.config)?;
+    let cluster = connect(&order.config).await?;
+    if order.dry_run.is_some() {
+        Box::pin(dry_run(&cluster, order)).await?;
+        return Ok(Begun::Tried);
+    }
+    let store = store::open(&order.config)?;
+    let known = known(&cluster, &store, order).await?;
+    Ok(Begun::Goes { cluster, store, known })
 }
 
 /// An application that was submitted before with the same key.
@@ -95,39 +134,46 @@ fn first_root(cluster: &Cluster, key: &str) -> String {
     names::keyed_root(cluster.namespace(), key, 1)
 }
 
+/// What becomes of making an application.
+enum Made {
+    /// It is there; a signal may have come meanwhile.
+    Submitted(Submitted, Option<Received>),
+    /// A signal came, and what was made is removed, or is swept later.
+    Nothing(Received),
+}
+
 /// Uploads the program and makes the application, unless a signal comes first.
-async fn make(
-    cluster: &Cluster,
-    store: &Store,
-    order: &Order,
-    signals: &mut Signals,
-) -> Result<Result<Submitted, Received>, anyhow::Error> {
-    let stop = CancellationToken::new();
-    let making = async {
-        let app = AppId::generate();
-        let submission = submission(cluster, Some(store), order, app).await?;
-        let submitted = Box::pin(submit(cluster, submission, &stop)).await?;
-        // Without the note the key is forgotten with its Job, an hour after its end.
-        if let Some(key) = order.key.as_ref().filter(|_| !submitted.attached)
-            && let Err(error) = history::note(store, &first_root(cluster, key), &submitted.app).await
-        {
-            tracing::warn!(error = &error as &dyn std::error::Error, "note the idempotency key");
-        }
-        Ok::<_, anyhow::Error>(submitted)
+async fn make(cluster: &Cluster, store: &Store, order: &Order, signals: &mut Signals) -> Result<Made, anyhow::Error> {
+    let submission = match signals.before(submission(cluster, Some(store), order, AppId::generate())).await {
+        Ok(submission) => submission?,
+        Err(received) => return Ok(Made::Nothing(received)),
     };
-    let mut making = std::pin::pin!(making);
-    tokio::select! {
-        made = &mut making => Ok(Ok(made?)),
-        received = signals.next() => {
+    warn_of_weakened(order, &submission)?;
+    let stop = CancellationToken::new();
+    let mut making = std::pin::pin!(submit(cluster, submission, &stop));
+    let (submitted, mut received) = match signals.before(&mut making).await {
+        Ok(made) => (made?, None),
+        Err(received) => {
             eprintln!("{}: removing what was made; once more leaves at once", received.word);
             stop.cancel();
-            tokio::select! {
-                _ = &mut making => {}
-                _ = signals.next() => {}
+            match signals.before(&mut making).await {
+                Ok(Ok(submitted)) => (submitted, Some(received)),
+                // It was removed, or cannot be made anyway.
+                Ok(Err(_)) | Err(_) => return Ok(Made::Nothing(received)),
             }
-            Ok(Err(received))
+        }
+    };
+    // Without the note the key is forgotten with its Job, an hour after its end.
+    if let Some(key) = order.key.as_ref().filter(|_| !submitted.attached) {
+        match signals.before(history::note(store, &first_root(cluster, key), &submitted.app)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "note the idempotency key");
+            }
+            Err(later) => received = received.or(Some(later)),
         }
     }
+    Ok(Made::Submitted(submitted, received))
 }
 
 /// Stays with it until its end, or until a signal.
@@ -144,10 +190,9 @@ async fn stay(
     let mut heard = move |heard| say(output, heard);
     let mut following = std::pin::pin!(follow(&followed, &mut heard));
     // Beside: whoever submits tidies up a little.
-    let tidy = Sweep { older_than: STALE_AFTER, most: BESIDE, jobs: true };
-    let mut tidying = std::pin::pin!(sweep(cluster, tidy));
+    let mut tidying = std::pin::pin!(sweep(cluster, TIDY));
     let mut tidied = false;
-    loop {
+    let received = loop {
         tokio::select! {
             end = &mut following => return Ok(ended(order, &submitted.app, &end)),
             swept = &mut tidying, if !tidied => {
@@ -156,26 +201,40 @@ async fn stay(
                     tracing::debug!(error = &error as &dyn std::error::Error, "sweep");
                 }
             }
-            received = signals.next() => {
-                if order.on_signal == OnSignal::Detach {
-                    eprintln!("{}: the application goes on; `vonk logs -f {app}` shows it, `vonk kill {app}` ends it", received.word);
-                    return Ok(received.code);
-                }
-                eprintln!("{}: ending the application; once more leaves at once", received.word);
-                let root = find(cluster, &submitted.app).await;
-                match root {
-                    Ok(root) => remove(cluster, &root).await?,
-                    // It has ended at this moment.
-                    Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "find the root"),
-                }
-                tokio::select! {
-                    _ = &mut following => {}
-                    _ = signals.next() => {}
-                    () = tokio::time::sleep(STOPPED_WITHIN) => eprintln!("its pods have not ended yet; they will"),
-                }
-                return Ok(received.code);
-            }
+            received = signals.next() => break received,
         }
+    };
+    leave(cluster, order, submitted, signals, received, Some(following)).await
+}
+
+/// Leaves an application after a signal: it ends, or goes on. Another signal leaves at once.
+async fn leave(
+    cluster: &Cluster,
+    order: &Order,
+    submitted: &Submitted,
+    signals: &mut Signals,
+    received: Received,
+    following: Option<Pin<&mut (dyn Future<Output = End> + Send)>>,
+) -> Result<u8, anyhow::Error> {
+    let app = &submitted.app;
+    if order.on_signal == OnSignal::Detach {
+        let word = received.word;
+        eprintln!("{word}: the application goes on; `vonk logs -f {app}` shows it, `vonk kill {app}` ends it");
+        return Ok(received.code);
+    }
+    eprintln!("{}: ending the application; once more leaves at once", received.word);
+    let ending = async {
+        end(cluster, submitted).await.with_context(|| format!("end the application {app}; try `vonk kill {app}`"))?;
+        if let Some(following) = following
+            && timeout(STOPPED_WITHIN, following).await.is_err()
+        {
+            eprintln!("its pods have not ended yet; they will");
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    match signals.before(ending).await {
+        Ok(ended) => ended.map(|()| received.code),
+        Err(_) => Ok(received.code),
     }
 }
 
@@ -214,9 +273,23 @@ fn ended(order: &Order, app: &str, end: &End) -> u8 {
     end.code
 }
 
-async fn dry_run(cluster: &Cluster, order: &Order) -> Result<u8, anyhow::Error> {
+/// Settings and templates may make pods that the Pod Security Standard `restricted` forbids: that is the user's to decide.
+fn warn_of_weakened(order: &Order, submission: &Submission) -> Result<(), anyhow::Error> {
+    let pod = &submission.job.pod;
+    let executors = executor_pods(&order.config, pod.of.clone(), &pod.root)?;
+    for (who, pod) in [("the driver", pod.pod()), ("executors", executors.pod(1, &Default::default()))] {
+        let weak = weakens_restricted(&pod);
+        if !weak.is_empty() {
+            eprintln!("warning: pods of {who} would not pass `restricted`: {}", weak.join(", "));
+        }
+    }
+    Ok(())
+}
+
+async fn dry_run(cluster: &Cluster, order: &Order) -> Result<(), anyhow::Error> {
     let app = AppId::generate();
     let submission = submission(cluster, None, order, app).await?;
+    warn_of_weakened(order, &submission)?;
     let pod = &submission.job.pod;
     let executors = executor_pods(&order.config, pod.of.clone(), &pod.root)?;
     match order.dry_run {
@@ -230,7 +303,7 @@ async fn dry_run(cluster: &Cluster, order: &Order) -> Result<u8, anyhow::Error> 
             document(&executors.pod(1, &Default::default())).trim_end()
         )),
     }
-    Ok(exit::DONE)
+    Ok(())
 }
 
 /// Everything that is submitted. Without a store, nothing is uploaded.
@@ -280,6 +353,7 @@ pub(crate) fn app_pods(config: &Config, app: AppId, name: &str, store: String) -
         attached: String::new(),
         architecture: None,
         store,
+        log: Some(LOG.value(config.values()).to_owned()).filter(|log| !log.is_empty()),
     }
 }
 

@@ -65,7 +65,7 @@ impl Past {
         Application {
             app: self.app.clone(),
             name: self.name.clone(),
-            mode: if self.master.starts_with("k8s") { Mode::Cluster } else { Mode::Client },
+            mode: if self.told.as_ref().is_some_and(|told| told.submitted) { Mode::Cluster } else { Mode::Client },
             state: self.state().to_owned(),
             root: String::new(),
             namespace: String::new(),
@@ -320,6 +320,7 @@ mod tests {
         {
             store.write(&keys::status(APP), standing.replace("END", end).into_bytes()).await.unwrap();
             let past = past(&store, APP).await.unwrap().unwrap();
+            assert_eq!(past.application(Wall::now()).mode, Mode::Client, "nobody has submitted it");
             seen.push((past.state(), past.code()));
         }
         assert_eq!(seen, [("lost", 0), ("succeeded", 0), ("failed", 3)], "events, events, its driver");

@@ -2,6 +2,7 @@
 
 use k8s_backend::access::Cluster;
 use k8s_backend::applications::{FindError, find, see};
+use k8s_backend::follow::Heard;
 use k8s_backend::log::{self, Which};
 use model::exit;
 use model::ids::ExecutorId;
@@ -59,12 +60,15 @@ impl Logs {
     }
 
     async fn of_pod(&self, cluster: &Cluster, pod: &str) -> Result<u8, anyhow::Error> {
-        let (send, mut lines) = mpsc::channel::<Vec<u8>>(LINES);
+        let (send, mut lines) = mpsc::channel::<Heard>(LINES);
         let which = Which { follow: self.follow, tail: self.tail };
         let reading = async move { log::read(cluster, pod, which, &send).await };
         let printing = async {
-            while let Some(line) = lines.recv().await {
-                bytes(&line);
+            while let Some(heard) = lines.recv().await {
+                match heard {
+                    Heard::Line(line) => bytes(&line),
+                    Heard::Said(text) => eprintln!("{text}"),
+                }
             }
         };
         let (read, ()) = tokio::join!(reading, printing);

@@ -11,6 +11,7 @@ pub(crate) struct Signals {
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
 pub(crate) struct Received {
     /// With what a command ends that it has ended.
     pub(crate) code: u8,
@@ -25,6 +26,18 @@ impl Signals {
     /// The system does not let us.
     pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Does something that leaves nothing behind when it is dropped, unless a signal comes first.
+    ///
+    /// # Errors
+    /// A signal has come.
+    pub(crate) async fn before<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Received> {
+        tokio::select! {
+            biased;
+            received = self.next() => Err(received),
+            done = work => Ok(done),
+        }
     }
 
     /// The next one.

@@ -81,8 +81,7 @@ pub(crate) fn open(config: &Config) -> Result<Store, StoreError> {
 pub(crate) fn shared_url(config: &Config) -> Result<String, StoreError> {
     match STORE.value(config.values()) {
         "" => Err(StoreError::Unset),
-        // A volume may be mounted at the same place everywhere: then a file is as good.
-        url if url.starts_with("memory:") => Err(StoreError::Local(url.to_owned())),
+        url if url.starts_with("memory:") || url.starts_with("file:") => Err(StoreError::Local(url.to_owned())),
         url => Ok(url.to_owned()),
     }
 }
@@ -183,6 +182,21 @@ mod tests {
         let failed: Vec<_> = checks.iter().filter(|check| check.outcome != Outcome::Passed).collect();
         assert!(failed.is_empty() && checks.len() == 5, "{checks:?}");
         assert!(store.objects.list_with_delimiter(None).await.unwrap().common_prefixes.is_empty());
+    }
+
+    /// The program went into a folder of this machine, and the driver could not start.
+    #[test]
+    fn a_store_that_pods_do_not_see_is_refused() {
+        let shared = |url: &str| {
+            let mut config = Config::default();
+            config.set(STORE.key, url, "a test").unwrap();
+            shared_url(&config)
+        };
+        for url in ["memory:///a", "file:///tmp/a"] {
+            let error = shared(url).unwrap_err();
+            assert!(error.to_string().contains(url) && error.exit_code() == exit::WRONG, "{error}");
+        }
+        assert_eq!(shared("s3://a/b").unwrap(), "s3://a/b");
     }
 
     #[test]

@@ -112,6 +112,7 @@ pub(super) mod tests {
             epoch: Epoch(1),
             name: "nightly".into(),
             master: "k8s://".into(),
+            submitted: true,
             began_unix_ms: 0,
             written_unix_ms: 60_000,
             executors: vec![ExecutorLine { executor: "e1".into(), place: "node-a".into() }],
