@@ -43,7 +43,7 @@ const UNANSWERED_AFTER: Duration = Duration::from_secs(20);
 /// Its last line is waited for so long.
 const LAST_LINE_WITHIN: Duration = Duration::from_secs(2);
 
-/// What leads to all executors may be away for so long before they are lost with it. Without a driver, they end themselves
+/// What leads to all executors may be away for so long without counting against them. Without a driver, they end themselves
 /// then.
 pub(crate) const CUT_OFF_AT_MOST: Duration = Duration::from_secs(60);
 
@@ -203,7 +203,7 @@ impl Dialer {
         patience: Duration,
     ) -> Result<(Connected, HelloReply), LinkError> {
         let mut until = Instant::now() + patience;
-        let latest = Instant::now() + patience.max(CUT_OFF_AT_MOST);
+        let latest = until + CUT_OFF_AT_MOST;
         loop {
             let began = Instant::now();
             let tried = timeout(CONNECT_WITHIN, self.connect(executor)).await.unwrap_or(Err(LinkError::TimedOut));

@@ -135,6 +135,8 @@ struct Following<'a> {
     job_since: Option<Instant>,
     deleted_since: Option<Instant>,
     trouble: Option<(Trouble, Instant)>,
+    /// Since when there is trouble of any kind.
+    unheard_since: Option<Instant>,
     probes: JoinSet<Result<(), Answer>>,
     probed_at: Instant,
     said: (String, Option<Instant>),
@@ -160,6 +162,7 @@ impl<'a> Following<'a> {
             job_since: None,
             deleted_since: None,
             trouble: None,
+            unheard_since: None,
             probes: JoinSet::new(),
             probed_at: Instant::now(),
             said: (String::new(), None),
@@ -184,7 +187,7 @@ impl<'a> Following<'a> {
                 Some(event) = jobs.next() => self.job_event(event, &mut job_seen),
                 Some(event) = pods.next() => self.pod_event(event),
                 Some(probed) = self.probes.join_next() => match probed {
-                    Ok(Ok(())) => self.trouble = None,
+                    Ok(Ok(())) => (self.trouble, self.unheard_since) = (None, None),
                     Ok(Err(answer)) => self.note(&answer),
                     Err(error) => tracing::error!(%error, "a request to the API server ended badly"),
                 },
@@ -273,6 +276,7 @@ impl<'a> Following<'a> {
             _ => Instant::now(),
         };
         self.trouble = Some((trouble, since));
+        self.unheard_since.get_or_insert(since);
     }
 
     /// Asks for Job and pods whether they can be heard of.
@@ -295,16 +299,16 @@ impl<'a> Following<'a> {
     /// Nothing is heard of the application, and it is of no use to wait.
     fn cut_off(&self) -> Option<End> {
         let (trouble, since) = self.trouble.as_ref()?;
-        let lasted = since.elapsed();
+        let unheard = self.unheard_since.map_or(Duration::ZERO, |since| since.elapsed());
         match trouble {
-            Trouble::Away if lasted > AWAY_FOR => {
-                let seconds = lasted.as_secs();
-                let why = format!("the API server has not answered for {seconds} s; the application may go on");
-                Some(End { code: exit::LOST, why })
-            }
-            Trouble::Refused(why) if lasted > REFUSED_FOR => {
+            Trouble::Refused(why) if since.elapsed() > REFUSED_FOR => {
                 let why = format!("cannot follow the application, which may go on: {why}");
                 Some(End { code: exit::REFUSED, why })
+            }
+            Trouble::Away | Trouble::Refused(_) if unheard > AWAY_FOR => {
+                let seconds = unheard.as_secs();
+                let why = format!("the API server has not answered for {seconds} s; the application may go on");
+                Some(End { code: exit::LOST, why })
             }
             Trouble::Away | Trouble::Refused(_) => None,
         }

@@ -192,6 +192,27 @@ async fn a_driver_whose_job_is_gone_stops_making_executors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_is_heard_in_every_phase_of_a_submission() {
+    where_drivers_are_pods(async |ground| {
+        let jobs = ground.api::<Job>();
+        let some = async || !jobs.list(&Default::default()).await.unwrap().items.is_empty();
+        for phase in ["uploaded", "made", "submitted"] {
+            let running = ground.submit(&[], &["wait", "1"]);
+            match phase {
+                "uploaded" => ground.until("its program is in the store", async || ground.has_programs().await).await,
+                "made" => ground.until("its Job is there", some).await,
+                _ => drop(id(&running).await),
+            }
+            running.signal("INT");
+            running.ends_within(DRAINED_WITHIN).await.with_code(130);
+            ground.until(&format!("its Job is gone: {phase}"), async || !some().await).await;
+            until_within(SOON_GONE, "its pod is gone", async || ground.drivers().await.is_empty()).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_one_application_until_it_has_failed() {
     where_drivers_are_pods(async |ground| {
         let key = ["--idempotency-key=nightly"];

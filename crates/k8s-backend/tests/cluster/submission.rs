@@ -17,7 +17,7 @@ use k8s_backend::pod::{AppPods, DriverPod, ExecutorPods};
 use k8s_backend::preflight::{Outcome, Plan, checks, nobody};
 use k8s_backend::rights::{Part, Rule};
 use k8s_backend::settings::PodSettings;
-use k8s_backend::submit::{Submission, SubmitError, Submitted, submit, try_out};
+use k8s_backend::submit::{Submission, SubmitError, Submitted, end, submit, try_out};
 use k8s_backend::sweep::{STALE_AFTER, Sweep, sweep};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, Secret, ServiceAccount};
@@ -185,6 +185,41 @@ async fn a_key_is_one_application_until_it_has_failed() {
     assert_eq!(place.follow(&third).await.0.code, exit::DONE);
     let fourth = place.submit(keyed("exit 1")).await;
     assert!(fourth.attached && fourth.app == third.app, "it has succeeded: {fourth:?}");
+    place.leave().await;
+}
+
+#[tokio::test]
+async fn a_second_try_is_found_though_the_first_is_gone() {
+    let place = Place::new().await;
+    let keyed = |script: &str| Submission { key: Some("nightly".into()), ..place.submission(script, &[]) };
+    let first = place.submit(keyed("exit 1")).await;
+    assert_eq!(place.follow(&first).await.0.code, 1);
+    let second = place.submit(keyed("busybox sleep 600")).await;
+    assert!(!second.attached && second.root.ends_with("-2"), "{second:?}");
+    let jobs: Api<Job> = api(&place.cluster);
+    let gone = async |root: &str| until(async || jobs.get_opt(root).await.unwrap().is_none()).await;
+    // As happens an hour after its end.
+    jobs.delete(&first.root, &DeleteParams::background()).await.unwrap();
+    gone(&first.root).await;
+    let third = place.submit(keyed("exit 1")).await;
+    assert!(third.attached && third.app == second.app, "{third:?}");
+    end(&place.cluster, &third).await.unwrap();
+    gone(&second.root).await;
+    place.leave().await;
+}
+
+#[tokio::test]
+async fn whoever_may_not_watch_reads_which_rule_is_missing() {
+    let place = Place::new().await;
+    let mut few = Part::Submitter.rules();
+    few[0].verbs.retain(|verb| *verb != "watch");
+    let user = Place { cluster: as_user(&place, &few).await };
+    until(async || user.cluster.missing(Part::Submitter).await.unwrap().len() == 1).await;
+    let submitted = user.submit(place.submission("busybox sleep 600", &[])).await;
+    let (end, ..) = user.follow(&submitted).await;
+    assert_eq!(end.code, exit::REFUSED, "{end:?}");
+    let rule = "add this rule to the Role: {apiGroups: [batch], resources: [jobs], verbs: [watch]}";
+    assert!(end.why.ends_with(rule), "{end:?}");
     place.leave().await;
 }
 
