@@ -91,6 +91,16 @@ fn a_disk_that_fills_with_spilled_rows_is_named() {
 }
 
 #[test]
+fn a_task_that_would_spill_more_than_it_may_fails_before_it_does() {
+    let set = |most: &str| {
+        let most = format!("executor.disk_max={most}");
+        local(&SUM).conf(&["executor.memory=64m", "task.max_failures=1", &most])
+    };
+    set("2m").run().failed(1, &["spill rows to the local disk", "of the 2 MiB that may be spilled are taken"]);
+    set("1g").run().succeeded();
+}
+
+#[test]
 fn a_disk_that_fills_with_the_store_is_named() {
     let stores = |folder: &Path| {
         let program = Program::new(&SUM).master("local-cluster[2,1]").conf(&["shuffle.inline_task_max=0"]);

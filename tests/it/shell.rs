@@ -324,3 +324,25 @@ fn a_result_taller_than_the_screen_goes_to_the_pager() {
     shell.keys("exit\r");
     shell.ends();
 }
+
+#[test]
+fn a_query_spills_no_more_than_it_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = folder.path().join("wide");
+    let made = format!(
+        "COPY (SELECT rpad(((value * 7919) % 1000003)::varchar, 100, 'y') AS t FROM range(1, 1500000)) TO '{}/' STORED AS PARQUET",
+        wide.display()
+    );
+    run(&["-e", &made]).succeeded();
+    let table = format!("CREATE EXTERNAL TABLE w STORED AS PARQUET LOCATION '{}/'", wide.display());
+    let sorted = "SELECT count(r), count(t2) FROM (SELECT lag(t) OVER (ORDER BY t) AS t2, row_number() OVER (ORDER BY t) AS r FROM w)";
+    let query = |most: &str| {
+        let most = format!("executor.disk_max={most}");
+        let words = ["sql", "--master", "local-cluster[1,1,128m]", "--conf", &most, "--format", "csv", "--no-header"];
+        Program::of(VONK, &[&words[..], &["-q", "-e", &table, "-e", sorted]].concat()).run()
+    };
+    let outcome = query("0").succeeded();
+    assert_eq!(outcome.stdout, "1499999,1499998\n");
+    assert!(outcome.stderr.contains("spilled "), "{}", outcome.stderr);
+    query("8m").failed(1, &["spill rows on ", "of the 8 MiB that may be spilled are taken"]);
+}
