@@ -77,7 +77,8 @@ pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
         Some(received) => leave(&cluster, &order, &submitted, &mut signals, received, None).await,
         None if order.detach => {
             // Whoever submits tidies up a little.
-            if let Ok(Ok(Err(error))) = signals.before(timeout(TIDIED_WITHIN, sweep(&cluster, TIDY))).await {
+            let tidied = timeout(TIDIED_WITHIN, Box::pin(sweep(&cluster, TIDY)));
+            if let Ok(Ok(Err(error))) = signals.before(tidied).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "sweep");
             }
             Ok(exit::DONE)
