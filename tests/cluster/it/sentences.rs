@@ -47,7 +47,7 @@ async fn a_quota_is_told_alike_everywhere_and_after_a_kill() {
 
         ground.ask(&["kill", &app]).ends().await.with_code(0);
         let ended = running.ends().await;
-        ended.with_code(78);
+        ended.with_code(143);
         ended.said("application was removed");
         ground.until_told(&["diagnose", &app], "application was removed").await;
         ground.until_told(&["status", &app], "failed").await;
