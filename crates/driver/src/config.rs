@@ -17,7 +17,8 @@ pub const MAX_RESULT_SIZE: Setting = Setting::new(
     "driver.max_result_size",
     Kind::Bytes,
     "1g",
-    "Results of one job that arrive at the driver may have so many bytes, and never more than a quarter of its memory.",
+    "Results of one job that arrive at the driver, or rows that a program holds of a query, may have so many bytes, and never \
+     more than a quarter of its memory.",
 )
 .aliases(&["spark.driver.maxResultSize"]);
 
@@ -299,7 +300,7 @@ impl Limits {
         longer(executor::config::LOST_AFTER)?;
         Ok(Self {
             heartbeat_interval,
-            max_result_size: MAX_RESULT_SIZE.bytes(values)?.min(memory_of_machine() / 4),
+            max_result_size: max_result_size(values)?,
             reconnect_timeout: RECONNECT_TIMEOUT.duration(values)?,
             sweep_after: SWEEP_AFTER.duration(values)?,
             drain_grace: executor::config::DRAIN_GRACE.duration(values)?,
@@ -323,6 +324,14 @@ impl Limits {
             },
         })
     }
+}
+
+/// How many bytes of results a job may bring home.
+///
+/// # Errors
+/// The setting is no size.
+pub fn max_result_size(values: &Values) -> Result<u64, InvalidSetting> {
+    Ok(MAX_RESULT_SIZE.bytes(values)?.min(memory_of_machine() / 4))
 }
 
 /// What this machine, or the cgroup that holds this process, has in bytes; so much that it limits nothing if nobody can

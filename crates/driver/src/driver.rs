@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, future, stream};
-use model::ExecutorId;
 use model::backend::ClusterBackend;
 use model::graph::Job;
 use model::ids::{AppId, BroadcastId, Epoch, IdSource, RddId, ShuffleId};
 use model::messages::Hello;
-use model::runner::{JobError, JobItem, JobRunner, JobStream};
+use model::runner::{JobError, JobItem, JobRunner, JobStream, ResultStream};
 use model::write::WriteTarget;
+use model::{ExecutorId, Failure};
 use object_store::path::Path;
 use shuffle::sweep::{Lease, Leftovers};
 use tokio::runtime::Handle;
@@ -30,7 +30,7 @@ use crate::event_loop::{EventLoop, MAILBOX, Message, Parts, Remains};
 use crate::lease::{Holder, destination, give_back};
 use crate::link::Dialer;
 use crate::requests::{Request, Requests};
-use crate::results::{Fetcher, Results};
+use crate::results::{Fetcher, Results, Streamed};
 use crate::store::under;
 use crate::write::{UPDATES, Write};
 
@@ -252,6 +252,22 @@ async fn within<T>(step: &'static str, limit: Duration, work: impl Future<Output
 }
 
 impl Driver {
+    /// Looks at a destination.
+    fn look<T: Send + 'static>(
+        &self,
+        name: String,
+        look: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, JobError>> {
+        // Requests want the threads that make them.
+        let looked = self.fetcher.io.spawn(look);
+        async move {
+            let ended = |_| JobError::Ended { why: "its driver could not go on".to_owned() };
+            let failed = |failure| JobError::Failed { name, failure: Box::new(failure), earlier: Vec::new() };
+            looked.await.map_err(ended)?.map_err(failed)
+        }
+        .boxed()
+    }
+
     fn ask(&self, request: Request) {
         // A driver that has stopped has let go of everything.
         let _ = self.requests.put(request);
@@ -279,22 +295,20 @@ impl JobRunner for Driver {
         Box::pin(Results::new(job, None, self.fetcher.clone()))
     }
 
+    fn stream(&self, job: Job) -> ResultStream {
+        Box::pin(Streamed::new(job, self.fetcher.clone()))
+    }
+
     fn would_write(&self, target: &WriteTarget) -> BoxFuture<'static, Result<bool, JobError>> {
         let (url, mode) = (target.destination.clone(), target.mode);
         let name = format!("write {url}");
-        // Requests want the threads that make them.
-        let looked = self.fetcher.io.spawn(async move {
-            match destination(&url) {
-                Ok(destination) => commit::would_write(&destination, mode).await.map_err(commit::Error::into_failure),
-                Err(failure) => Err(failure),
-            }
-        });
-        async move {
-            let ended = |_| JobError::Ended { why: "its driver could not go on".to_owned() };
-            let failed = |failure| JobError::Failed { name, failure: Box::new(failure), earlier: Vec::new() };
-            looked.await.map_err(ended)?.map_err(failed)
-        }
-        .boxed()
+        self.look(name, async move { Ok(commit::would_write(&destination(&url)?, mode).await?) })
+    }
+
+    fn settled(&self, folder: &str) -> BoxFuture<'static, Result<u64, JobError>> {
+        let url = folder.to_owned();
+        let name = format!("read {url}");
+        self.look(name, async move { Ok(commit::settled(&destination(&url)?, &commit::Timing::default()).await?) })
     }
 
     fn write(&self, job: Job, target: WriteTarget) -> JobStream {

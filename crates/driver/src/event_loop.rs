@@ -641,16 +641,22 @@ impl EventLoop {
         }
         success.reads.iter().try_for_each(|report| self.registry.audit(report))?;
         let Some(result) = &success.result else { return Ok(()) };
-        let (arrived, max) = (self.jobs.result_bytes(attempt.job) + result.length(), self.parts.limits.max_result_size);
-        if arrived > max {
-            let what = format!(
-                "collect results: {arrived} bytes have arrived and not all are here, `{}` allows {max}; set it higher, \
-                 or collect less: write the rows, or take some",
-                MAX_RESULT_SIZE.key
-            );
-            return Err(Failure::new(FailureKind::Limit, what));
-        }
-        Ok(())
+        let (max, key) = (self.parts.limits.max_result_size, MAX_RESULT_SIZE.key);
+        let what = match self.jobs.waiting_with(attempt.job, result) {
+            Some(waiting) if waiting > max => format!(
+                "keep results until they are read: {waiting} bytes wait, `{key}` allows {max}; set it higher, or read them \
+                 faster"
+            ),
+            Some(_) => return Ok(()),
+            None => match self.jobs.result_bytes(attempt.job) + result.length() {
+                arrived if arrived > max => format!(
+                    "collect results: {arrived} bytes have arrived and not all are here, `{key}` allows {max}; set it \
+                     higher, or collect less: write the rows, or take some"
+                ),
+                _ => return Ok(()),
+            },
+        };
+        Err(Failure::new(FailureKind::Limit, what))
     }
 
     fn succeed(&mut self, executor: ExecutorId, attempt: AttemptId, mut success: Box<TaskSuccess>) {
@@ -692,6 +698,7 @@ impl EventLoop {
                 self.tell_all(|| ToExecutor::ForgetBroadcast(broadcast));
                 self.parts.cleaner.later(vec![keys::broadcast(self.parts.app, self.parts.epoch, broadcast)]);
             }
+            Request::Delete(keys) => self.parts.cleaner.later(keys),
             Request::Warn(text) => self.warn(text),
             Request::StoreAnswered => self.hear_of_store(),
         }

@@ -121,10 +121,16 @@ impl Jobs {
         self.jobs.get(&job).map_or(0, |job| job.result_bytes)
     }
 
+    /// What waits for a reader of a job whose results are streamed, with one more.
+    pub(crate) fn waiting_with(&self, job: JobId, result: &Payload) -> Option<u64> {
+        self.jobs.get(&job)?.results.waiting_with(result)
+    }
+
     /// Something was accepted. It leaves with [`Self::deliver`].
     pub(crate) fn arrived(&mut self, job: JobId, arrival: Arrival) {
         if let Some(job) = self.jobs.get_mut(&job) {
             job.result_bytes += arrival.result_bytes();
+            job.results.accepted(&arrival);
             job.arrivals.push(arrival);
         }
     }

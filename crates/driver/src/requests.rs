@@ -35,6 +35,8 @@ pub(crate) enum Request {
     Unpersist(RddId),
     /// A broadcast variable is not wanted any more.
     ForgetBroadcast(BroadcastId),
+    /// Nobody reads these objects, which are named by keys below the store's root.
+    Delete(Vec<String>),
     /// Tell a person something.
     Warn(String),
     /// The driver's own requests to the store get answers.

@@ -2,20 +2,23 @@
 //!
 //! Small results arrive inside statuses and wait, in order of arrival, until the caller takes them: together they have at
 //! most `driver.max_result_size` bytes, since a job above it fails. Large ones stay in the store until the caller is
-//! near them: at most [`FETCH_AHEAD`] are fetched ahead of what was taken.
+//! near them: at most [`FETCH_AHEAD`] are fetched ahead of what was taken. Where results are [`Streamed`], only those that
+//! wait count, and large ones are read piece by piece, one ahead.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use futures::{FutureExt, Stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use model::graph::Job;
 use model::ids::{JobId, PartitionId};
-use model::runner::{JobError, JobItem};
+use model::messages::Payload;
+use model::runner::{JobError, JobItem, Pieces, StreamedResult};
 use model::{Failure, FailureKind};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -30,6 +33,10 @@ const FETCH_AHEAD: usize = 4;
 
 /// A large result that cannot be fetched for so long fails its job (the same time as for a shuffle's reads).
 const FETCH_WITHIN: Duration = Duration::from_secs(120);
+
+/// A streamed result is read in pieces of so many bytes: large enough for a store's latency not to matter, and small enough
+/// for a piece or two of each partition, where partitions are merged.
+const PIECE: u64 = 2 << 20;
 
 /// Something of a job that arrived and was accepted.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,14 +56,39 @@ struct State {
     waker: Option<Waker>,
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Bytes of streamed results that are here and were not taken; `None` where all count.
+    waiting: Option<AtomicU64>,
+    requests: Requests,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What nobody took is not to stay in the store.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        delete(&self.requests, std::mem::take(&mut state.arrived));
+    }
+}
+
+fn delete(requests: &Requests, arrivals: impl IntoIterator<Item = Arrival>) {
+    let keys = arrivals.into_iter().filter_map(|arrival| match arrival {
+        Arrival::Stored { key, .. } => Some(key),
+        Arrival::Item(_) => None,
+    });
+    delete_keys(requests, keys.collect());
+}
+
+fn delete_keys(requests: &Requests, keys: Vec<String>) {
+    if !keys.is_empty() {
+        // A driver that has stopped deletes all that was the application's.
+        let _ = requests.put(Request::Delete(keys));
     }
 }
 
@@ -91,6 +123,22 @@ impl Producer {
     pub(crate) fn end(self, end: Result<(), JobError>) {
         self.shared.lock().end.get_or_insert(end);
     }
+
+    /// Takes note of a result that was accepted.
+    pub(crate) fn accepted(&self, arrival: &Arrival) {
+        if let (Some(waiting), Arrival::Item(_)) = (&self.shared.waiting, arrival) {
+            waiting.fetch_add(arrival.result_bytes(), Ordering::Relaxed);
+        }
+    }
+
+    /// How many bytes count where results are streamed, with one more.
+    pub(crate) fn waiting_with(&self, result: &Payload) -> Option<u64> {
+        let waiting = self.shared.waiting.as_ref()?.load(Ordering::Relaxed);
+        Some(match result {
+            Payload::Inline(bytes) => waiting + bytes.len() as u64,
+            Payload::Stored { .. } => 0,
+        })
+    }
 }
 
 /// A loop that ends without saying how the job ended was stopped in the middle.
@@ -115,82 +163,105 @@ pub(crate) struct Fetcher {
     pub(crate) requests: Requests,
 }
 
-enum Next {
-    Item(JobItem),
-    Stored { partition: PartitionId, key: String, length: u64, crc: u32 },
-    Fetching(PartitionId, JoinHandle<Result<Bytes, Failure>>),
-}
-
-/// The caller's end: see [`JobStream`](model::runner::JobStream). Submits the job when it is first polled.
-pub(crate) struct Results {
+/// What arrives of a job. Submits it when it is first polled.
+struct Arrivals {
     id: JobId,
     name: String,
     job: Option<(Box<Job>, Producer, Option<Staged>)>,
     shared: Arc<Shared>,
-    fetcher: Fetcher,
-    next: VecDeque<Next>,
-    /// How many of `next` are in the store and not asked for.
-    stored: usize,
+    requests: Requests,
     /// Nothing follows: dropping the stream cancels nothing.
     over: bool,
 }
 
-impl Results {
-    pub(crate) fn new(job: Job, staged: Option<Staged>, fetcher: Fetcher) -> Self {
-        let shared = Arc::new(Shared::default());
+impl Arrivals {
+    fn new(job: Job, staged: Option<Staged>, waiting: Option<AtomicU64>, requests: Requests) -> Self {
+        let shared = Arc::new(Shared { state: Mutex::default(), waiting, requests: requests.clone() });
         let producer = Producer { shared: Arc::clone(&shared) };
         let (id, name) = (job.id, job.name.clone());
         let job = Some((Box::new(job), producer, staged));
-        Self { id, name, job, shared, fetcher, next: VecDeque::new(), stored: 0, over: false }
+        Self { id, name, job, shared, requests, over: false }
     }
 
-    fn end(&mut self, error: JobError) -> Poll<Option<Result<JobItem, JobError>>> {
-        self.over = true;
-        Poll::Ready(Some(Err(error)))
-    }
-
-    /// Takes over what has arrived; answers if the stream is at its end, or must wait.
-    fn refill(&mut self, cx: &Context<'_>) -> Option<Poll<Option<Result<JobItem, JobError>>>> {
-        let arrived = {
-            let mut state = self.shared.lock();
-            if state.arrived.is_empty() {
-                match (state.end.take(), state.abandoned) {
-                    (None, false) => {
-                        state.waker = Some(cx.waker().clone());
-                        return Some(Poll::Pending);
-                    }
-                    (Some(Ok(())), _) => {
-                        self.over = true;
-                        return Some(Poll::Ready(None));
-                    }
-                    (end, _) => {
-                        let ended = || JobError::Ended { why: "its driver could not go on".into() };
-                        let error = end.and_then(Result::err).unwrap_or_else(ended);
-                        self.over = true;
-                        return Some(Poll::Ready(Some(Err(error))));
-                    }
-                }
+    /// Takes all that has arrived: something, unless it is the end.
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<VecDeque<Arrival>, JobError>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Some((job, results, staged)) = self.job.take()
+            && let Err(ended) = self.requests.put(Request::Run { job, results, staged })
+        {
+            return Poll::Ready(Some(Err(self.end(ended))));
+        }
+        let mut state = self.shared.lock();
+        if !state.arrived.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut state.arrived))));
+        }
+        let end = match (state.end.take(), state.abandoned) {
+            (None, false) => {
+                state.waker = Some(cx.waker().clone());
+                return Poll::Pending;
             }
-            std::mem::take(&mut state.arrived)
+            (end, _) => end,
         };
-        self.next.extend(arrived.into_iter().map(|arrival| match arrival {
-            Arrival::Item(item) => Next::Item(item),
-            Arrival::Stored { partition, key, length, crc } => {
-                self.stored += 1;
-                Next::Stored { partition, key, length, crc }
-            }
-        }));
-        None
+        drop(state);
+        let ended = || Err(JobError::Ended { why: "its driver could not go on".into() });
+        Poll::Ready(end.unwrap_or_else(ended).err().map(|error| Err(self.end(error))).or_else(|| {
+            self.over = true;
+            None
+        }))
+    }
+
+    fn end(&mut self, error: JobError) -> JobError {
+        self.over = true;
+        error
+    }
+
+    fn cancel(&self, why: &str) {
+        let request = Request::CancelJob { job: self.id, why: why.to_owned() };
+        // A driver that has stopped has cancelled everything.
+        let _ = self.requests.put(request);
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        if !self.over && self.job.is_none() {
+            self.cancel("nobody waits for its results any more");
+        }
+    }
+}
+
+enum Next {
+    Here(Arrival),
+    Fetching(PartitionId, String, JoinHandle<Result<Bytes, Failure>>),
+}
+
+/// The caller's end: see [`JobStream`](model::runner::JobStream).
+pub(crate) struct Results {
+    arrivals: Arrivals,
+    fetcher: Fetcher,
+    next: VecDeque<Next>,
+    /// How many of `next` are in the store and not asked for.
+    stored: usize,
+}
+
+impl Results {
+    pub(crate) fn new(job: Job, staged: Option<Staged>, fetcher: Fetcher) -> Self {
+        let arrivals = Arrivals::new(job, staged, None, fetcher.requests.clone());
+        Self { arrivals, fetcher, next: VecDeque::new(), stored: 0 }
     }
 
     fn fetch_ahead(&mut self) {
         if self.stored == 0 {
             return;
         }
-        for next in self.next.iter_mut().filter(|next| !matches!(next, Next::Item(_))).take(FETCH_AHEAD) {
-            if let Next::Stored { partition, key, length, crc } = next {
-                let fetch = fetch(self.fetcher.clone(), std::mem::take(key), *length, *crc);
-                *next = Next::Fetching(*partition, self.fetcher.tasks.spawn_on(fetch, &self.fetcher.io));
+        let here = |next: &&mut Next| matches!(next, Next::Here(Arrival::Item(_)));
+        for next in self.next.iter_mut().filter(|next| !here(next)).take(FETCH_AHEAD) {
+            if let Next::Here(Arrival::Stored { partition, key, length, crc }) = next {
+                let (partition, key) = (*partition, std::mem::take(key));
+                let fetch = fetch(self.fetcher.clone(), key.clone(), *length, *crc);
+                *next = Next::Fetching(partition, key, self.fetcher.tasks.spawn_on(fetch, &self.fetcher.io));
                 self.stored -= 1;
             }
         }
@@ -202,57 +273,195 @@ impl Stream for Results {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if this.over {
+        if this.arrivals.over {
             return Poll::Ready(None);
         }
-        if let Some((job, results, staged)) = this.job.take()
-            && let Err(ended) = this.fetcher.requests.put(Request::Run { job, results, staged })
-        {
-            return this.end(ended);
-        }
-        if this.next.is_empty()
-            && let Some(answer) = this.refill(cx)
-        {
-            return answer;
+        if this.next.is_empty() {
+            let arrived = match std::task::ready!(this.arrivals.poll(cx)) {
+                Some(Ok(arrived)) => arrived,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            this.stored = arrived.iter().filter(|arrival| matches!(arrival, Arrival::Stored { .. })).count();
+            this.next = arrived.into_iter().map(Next::Here).collect();
         }
         this.fetch_ahead();
         let fetched = match this.next.front_mut() {
-            Some(Next::Fetching(_, fetching)) => std::task::ready!(fetching.poll_unpin(cx)),
+            Some(Next::Fetching(_, _, fetching)) => std::task::ready!(fetching.poll_unpin(cx)),
             _ => Ok(Ok(Bytes::new())),
         };
         match (this.next.pop_front(), fetched) {
-            (Some(Next::Item(item)), _) => Poll::Ready(Some(Ok(item))),
-            (Some(Next::Fetching(partition, _)), Ok(Ok(bytes))) => {
+            (Some(Next::Here(Arrival::Item(item))), _) => Poll::Ready(Some(Ok(item))),
+            (Some(Next::Fetching(partition, ..)), Ok(Ok(bytes))) => {
                 Poll::Ready(Some(Ok(JobItem::Result { partition, bytes })))
             }
             (_, Ok(Err(failure))) => {
-                this.cancel("a result could not be fetched");
-                let name = std::mem::take(&mut this.name);
-                this.end(JobError::Failed { name, failure: Box::new(failure), earlier: Vec::new() })
+                this.arrivals.cancel("a result could not be fetched");
+                let failed = unfetched(&this.arrivals.name, failure);
+                Poll::Ready(Some(Err(this.arrivals.end(failed))))
             }
-            (_, Err(_) | Ok(Ok(_))) => this.end(JobError::Ended { why: "its driver is stopping".into() }),
+            (_, Err(_) | Ok(Ok(_))) => {
+                let ended = JobError::Ended { why: "its driver is stopping".into() };
+                Poll::Ready(Some(Err(this.arrivals.end(ended))))
+            }
         }
-    }
-}
-
-impl Results {
-    fn cancel(&self, why: &str) {
-        let request = Request::CancelJob { job: self.id, why: why.to_owned() };
-        // A driver that has stopped has cancelled everything.
-        let _ = self.fetcher.requests.put(request);
     }
 }
 
 impl Drop for Results {
     fn drop(&mut self) {
-        for next in &self.next {
-            if let Next::Fetching(_, fetching) = next {
+        let left = self.next.drain(..).filter_map(|next| match next {
+            Next::Fetching(_, key, fetching) => {
                 fetching.abort();
+                Some(key)
+            }
+            Next::Here(Arrival::Stored { key, .. }) => Some(key),
+            Next::Here(Arrival::Item(_)) => None,
+        });
+        delete_keys(&self.fetcher.requests, left.collect());
+    }
+}
+
+fn unfetched(name: &str, failure: Failure) -> JobError {
+    JobError::Failed { name: name.to_owned(), failure: Box::new(failure), earlier: Vec::new() }
+}
+
+/// The caller's end where results are read as they are asked for: see [`ResultStream`](model::runner::ResultStream).
+pub(crate) struct Streamed {
+    arrivals: Arrivals,
+    fetcher: Fetcher,
+    next: VecDeque<Arrival>,
+}
+
+impl Streamed {
+    pub(crate) fn new(job: Job, fetcher: Fetcher) -> Self {
+        let arrivals = Arrivals::new(job, None, Some(AtomicU64::new(0)), fetcher.requests.clone());
+        Self { arrivals, fetcher, next: VecDeque::new() }
+    }
+}
+
+impl Stream for Streamed {
+    type Item = Result<StreamedResult, JobError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            match this.next.pop_front() {
+                Some(Arrival::Item(JobItem::Result { partition, bytes })) => {
+                    let waiting = Waiting { shared: Arc::clone(&this.arrivals.shared), bytes: bytes.len() as u64 };
+                    let pieces = stream::once(async move {
+                        drop(waiting);
+                        Ok(bytes)
+                    });
+                    return Poll::Ready(Some(Ok(StreamedResult { partition, pieces: pieces.boxed() })));
+                }
+                Some(Arrival::Stored { partition, key, length, crc }) => {
+                    let name = this.arrivals.name.clone();
+                    let stored = Stored { fetcher: this.fetcher.clone(), name, key, length, crc };
+                    return Poll::Ready(Some(Ok(StreamedResult { partition, pieces: stored.pieces() })));
+                }
+                Some(Arrival::Item(_)) => {}
+                None => match std::task::ready!(this.arrivals.poll(cx)) {
+                    Some(Ok(arrived)) => this.next = arrived,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(None),
+                },
             }
         }
-        if !self.over && self.job.is_none() {
-            self.cancel("nobody waits for its results any more");
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        delete(&self.fetcher.requests, std::mem::take(&mut self.next));
+    }
+}
+
+/// A streamed result that is here, and counts until it is taken.
+struct Waiting {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(waiting) = &self.shared.waiting {
+            waiting.fetch_sub(self.bytes, Ordering::Relaxed);
         }
+    }
+}
+
+/// A streamed result that is in the store as long as this is.
+struct Stored {
+    fetcher: Fetcher,
+    name: String,
+    key: String,
+    length: u64,
+    crc: u32,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        delete_keys(&self.fetcher.requests, vec![std::mem::take(&mut self.key)]);
+    }
+}
+
+/// A result on its way.
+struct Reading {
+    stored: Stored,
+    ahead: Option<Ahead>,
+    /// Where the piece ends that is on its way.
+    end: u64,
+    crc: u32,
+}
+
+/// A piece that is being fetched as long as somebody wants it.
+struct Ahead(JoinHandle<Result<Bytes, Failure>>);
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Stored {
+    /// Its bytes. Nothing is fetched before the first is asked for; then a piece ahead.
+    fn pieces(self) -> Pieces {
+        let reading = Reading { stored: self, ahead: None, end: 0, crc: 0 };
+        stream::try_unfold(reading, Reading::next).boxed()
+    }
+}
+
+impl Reading {
+    /// Begins to fetch the next piece, if there is one.
+    fn fetch_next(&mut self) {
+        let Stored { fetcher, key, length, crc, .. } = &self.stored;
+        let begin = self.end;
+        self.end = (begin + PIECE).min(*length);
+        if begin == self.end {
+            return;
+        }
+        let piece = if *length <= PIECE {
+            fetcher.tasks.spawn_on(fetch(fetcher.clone(), key.clone(), *length, *crc), &fetcher.io)
+        } else {
+            fetcher.tasks.spawn_on(fetch_piece(fetcher.clone(), key.clone(), begin, self.end), &fetcher.io)
+        };
+        self.ahead = Some(Ahead(piece));
+    }
+
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, JobError> {
+        if self.end == 0 {
+            self.fetch_next();
+        }
+        let Some(mut ahead) = self.ahead.take() else { return Ok(None) };
+        let bytes = (&mut ahead.0).await.map_err(|_| JobError::Ended { why: "its driver is stopping".into() })?;
+        let bytes = bytes.map_err(|failure| unfetched(&self.stored.name, failure))?;
+        self.crc = crc32c::crc32c_append(self.crc, &bytes);
+        if self.end == self.stored.length && self.crc != self.stored.crc {
+            return Err(unfetched(&self.stored.name, damaged(&self.stored.key)));
+        }
+        self.fetch_next();
+        Ok(Some((bytes, self)))
     }
 }
 
@@ -266,30 +475,53 @@ async fn fetch(fetcher: Fetcher, key: String, length: u64, crc: u32) -> Result<B
     let checked = || async {
         match attempt().await {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => {
-                Err(Failure::new(FailureKind::Internal, format!("fetch result `{key}`: its bytes are damaged")))
-            }
+            Ok(None) => Err(damaged(&key)),
             Err(error) => Err(crate::store::failure(format!("fetch result `{key}`"), &error)),
         }
     };
-    let waits = ExponentialBuilder::default().with_total_delay(Some(FETCH_WITHIN)).without_max_times().with_jitter();
-    let mut damaged = 0;
-    let bytes = checked
-        .retry(waits)
-        .when(|failure| match failure.kind {
-            FailureKind::StoreUnavailable => true,
-            FailureKind::Internal => {
-                damaged += 1;
-                damaged <= 2
-            }
-            _ => false,
-        })
-        .await?;
+    let bytes = patiently(checked).await?;
     let _ = fetcher.requests.put(Request::StoreAnswered);
     if let Err(error) = fetcher.store.delete(&path).await {
         tracing::debug!(%path, error = &error as &dyn std::error::Error, "a fetched result stays until the end");
     }
     Ok(bytes)
+}
+
+/// Gets a part of a large result.
+async fn fetch_piece(fetcher: Fetcher, key: String, begin: u64, end: u64) -> Result<Bytes, Failure> {
+    let path = crate::store::under(&fetcher.root, &key);
+    let checked = || async {
+        match fetcher.store.get_range(&path, begin..end).await {
+            Ok(bytes) if bytes.len() as u64 == end - begin => Ok(bytes),
+            Ok(_) => Err(damaged(&key)),
+            Err(error) => Err(crate::store::failure(format!("fetch result `{key}`"), &error)),
+        }
+    };
+    let bytes = patiently(checked).await?;
+    let _ = fetcher.requests.put(Request::StoreAnswered);
+    Ok(bytes)
+}
+
+fn damaged(key: &str) -> Failure {
+    Failure::new(FailureKind::Internal, format!("fetch result `{key}`: its bytes are damaged"))
+}
+
+/// Asks again as long as the store does not answer, and twice where it answers wrong.
+async fn patiently<F>(request: impl Fn() -> F) -> Result<Bytes, Failure>
+where
+    F: Future<Output = Result<Bytes, Failure>>,
+{
+    let waits = ExponentialBuilder::default().with_total_delay(Some(FETCH_WITHIN)).without_max_times().with_jitter();
+    let mut damaged = 0;
+    let again = |failure: &Failure| match failure.kind {
+        FailureKind::StoreUnavailable => true,
+        FailureKind::Internal => {
+            damaged += 1;
+            damaged <= 2
+        }
+        _ => false,
+    };
+    request.retry(waits).when(again).await
 }
 
 #[cfg(test)]
@@ -317,8 +549,13 @@ mod tests {
 
     /// Polls once, so that the job is handed over, and takes the loop's end.
     fn submit(results: &mut Results) -> Producer {
+        let requests = results.fetcher.requests.clone();
+        submitted(results, &requests)
+    }
+
+    fn submitted(results: &mut (impl Stream + Unpin), requests: &Requests) -> Producer {
         assert!(results.poll_next_unpin(&mut Context::from_waker(Waker::noop())).is_pending());
-        match results.fetcher.requests.take().pop() {
+        match requests.take().pop() {
             Some(Request::Run { results, .. }) => results,
             _ => panic!("the job was not submitted"),
         }
@@ -362,6 +599,43 @@ mod tests {
         assert_eq!(results.next().await, None, "an error is the last item");
         let asked = results.fetcher.requests.take();
         assert!(matches!(asked[..], [Request::CancelJob { job: JobId(7), .. }]));
+    }
+
+    #[tokio::test]
+    async fn a_streamed_result_comes_in_pieces_and_counts_until_it_is_taken() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let large: Vec<u8> = (0..2 * PIECE + 5).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let stored =
+            |crc| Arrival::Stored { partition: PartitionId(1), key: "large".into(), length: large.len() as u64, crc };
+        let fetcher = fetcher(Arc::clone(&store));
+        let requests = fetcher.requests.clone();
+        let mut results = Streamed::new(job(), fetcher);
+        let producer = submitted(&mut results, &requests);
+        let waiting = || producer.waiting_with(&Payload::Inline(Bytes::new())).unwrap();
+        store.put(&Path::from("root/large"), large.clone().into()).await.unwrap();
+
+        let small = Arrival::Item(item(0));
+        producer.accepted(&small);
+        producer.accepted(&stored(0));
+        producer.put(&mut vec![small, stored(crc32c::crc32c(&large)), stored(7), stored(7)]);
+        let first = results.next().await.unwrap().unwrap();
+        assert_eq!(waiting(), 1, "what is large waits in the store");
+        let pieces: Vec<_> = first.pieces.collect().await;
+        assert_eq!((pieces, waiting()), (vec![Ok(Bytes::from("0"))], 0));
+
+        let pieces: Vec<_> = results.next().await.unwrap().unwrap().pieces.map(Result::unwrap).collect().await;
+        let lengths: Vec<_> = pieces.iter().map(|piece| piece.len() as u64).collect();
+        assert_eq!((lengths, pieces.concat()), (vec![PIECE, PIECE, 5], large.clone()));
+        let damaged: Vec<_> = results.next().await.unwrap().unwrap().pieces.collect().await;
+        assert!(
+            damaged.last().unwrap().as_ref().is_err_and(|error| error.to_string().contains("collect")),
+            "{damaged:?}"
+        );
+        drop(results);
+        let asked = requests.take();
+        let deleted = asked.iter().filter(|request| matches!(request, Request::Delete(keys) if keys[..] == ["large"]));
+        assert_eq!(deleted.count(), 3, "what was read and what was not");
+        assert!(asked.iter().any(|request| matches!(request, Request::CancelJob { job: JobId(7), .. })));
     }
 
     #[tokio::test]

@@ -70,6 +70,20 @@ pub enum JobError {
 /// The items of a job, then its end; the first error is the last item. Dropping it cancels the job.
 pub type JobStream = Pin<Box<dyn Stream<Item = Result<JobItem, JobError>> + Send>>;
 
+/// The bytes of a result, piece by piece. Each is fetched when it is asked for, or one ahead.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, JobError>> + Send>>;
+
+/// The result of one partition of a job that is streamed: accepted, and given once.
+pub struct StreamedResult {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its bytes. They are kept until this is dropped, whenever the job ends.
+    pub pieces: Pieces,
+}
+
+/// The results of a job in the order of arrival, then its end; the first error is the last item. Dropping it cancels the job.
+pub type ResultStream = Pin<Box<dyn Stream<Item = Result<StreamedResult, JobError>> + Send>>;
+
 /// Runs jobs: the driver, to those who build jobs.
 ///
 /// Callers may run any number of jobs at once, from any thread. Implementors deliver each result once, keep at most a
@@ -90,12 +104,23 @@ pub trait JobRunner: Send + Sync {
     /// Starts a job. Nothing happens before the stream is first polled, but submission order is kept per thread.
     fn run(&self, job: Job) -> JobStream;
 
+    /// Starts a job whose results may have any size together, as they are read piece by piece and not kept. Those that are too
+    /// small for the store wait in memory: a job fails whose reader leaves too many of them.
+    fn stream(&self, job: Job) -> ResultStream;
+
     /// Looks whether a write would be made, before anything is computed for it: `false` if its mode ignores what is there.
     /// [`JobRunner::write`] looks again.
     ///
     /// # Errors
     /// The mode refuses what is there, or nobody can look.
     fn would_write(&self, target: &WriteTarget) -> BoxFuture<'static, Result<bool, JobError>>;
+
+    /// Waits until every write that was committed to a folder is published, and gives the number of the last one: 0 where
+    /// none ever was. Who lists the folder between two calls that give the same number sees all files of a write, or none.
+    ///
+    /// # Errors
+    /// A write stays unfinished, or nobody can look.
+    fn settled(&self, folder: &str) -> BoxFuture<'static, Result<u64, JobError>>;
 
     /// Runs a job whose last stage writes, and commits its files: they appear exactly once, and all at once. Gives what
     /// accumulators received, then [`JobItem::Written`].

@@ -3,7 +3,7 @@
 //! The driver lists the files that a program names and packs them into groups of about the same size, in the order of
 //! their names, so that the same files always make the same partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use futures::TryStreamExt;
 use glob::{MatchOptions, Pattern};
 use model::pattern::{expand, is_pattern};
-use model::{Failure, FailureKind};
+use model::{Failure, FailureKind, write};
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+use url::Url;
 
 /// What can go wrong with files that are read.
 #[derive(Debug, thiserror::Error)]
@@ -282,8 +283,8 @@ impl<T> Packer<T> {
 /// All files that `paths` names: files, folders with the files in them, patterns (`*`, `?`, `[a-z]`, `{a,b}`, `**`) of both,
 /// several of these between commas; each a path of this machine or a URL. Names that begin with `_` or `.` are skipped
 /// unless they are named themselves. A folder in a folder is an error, as in Spark: whoever wants all that is below says
-/// so by `**`.
-pub(crate) fn list(paths: &str, io: &Handle) -> Result<Vec<File>, Error> {
+/// so by `**`. Adds to `logs` the URLs of folders that keep a log of what was written to them.
+pub(crate) fn list(paths: &str, io: &Handle, logs: &mut BTreeSet<String>) -> Result<Vec<File>, Error> {
     let mut files = Vec::new();
     let entries = split_list(paths);
     if entries.is_empty() {
@@ -291,9 +292,9 @@ pub(crate) fn list(paths: &str, io: &Handle) -> Result<Vec<File>, Error> {
     }
     for entry in entries {
         let mut found = match entry.split_once("://") {
-            Some(("file", path)) => list_local(path)?,
-            Some((scheme, rest)) => list_store(scheme, rest, entry, io)?,
-            None => list_local(entry)?,
+            Some(("file", path)) => list_local(path, logs)?,
+            Some((scheme, rest)) => list_store(scheme, rest, entry, io, logs)?,
+            None => list_local(entry, logs)?,
         };
         found.sort_by(|a, b| a.location.cmp(&b.location));
         found.dedup();
@@ -327,12 +328,28 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with(['_', '.'])
 }
 
-fn list_local(entry: &str) -> Result<Vec<File>, Error> {
+/// Notes the folder that a file lies in, or the one above those that its values name, if writes are kept in it.
+fn note_log(folder: &Path, logs: &mut BTreeSet<String>) {
+    let names_value = |folder: &&Path| folder.file_name().is_some_and(|name| name.to_string_lossy().contains('='));
+    let Some(table) = folder.ancestors().find(|folder| !names_value(folder)) else { return };
+    if table.join(write::LOG).is_dir()
+        && let Ok(url) = Url::from_directory_path(table)
+    {
+        logs.insert(url.into());
+    }
+}
+
+fn list_local(entry: &str, logs: &mut BTreeSet<String>) -> Result<Vec<File>, Error> {
     let read = |source| Error::Read { path: entry.to_owned(), source };
     let absolute = std::path::absolute(entry).map_err(read)?;
     let mut files = Vec::new();
     match fs::metadata(&absolute) {
-        Ok(meta) => add_local(&absolute, &meta, &mut files)?,
+        Ok(meta) => {
+            if meta.is_dir() {
+                note_log(&absolute, logs);
+            }
+            add_local(&absolute, &meta, &mut files)?;
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound && is_pattern(entry) => {
             let mut matched = false;
             for pattern in expand(text_of(&absolute)?) {
@@ -351,6 +368,7 @@ fn list_local(entry: &str) -> Result<Vec<File>, Error> {
                         continue; // Its files match themselves.
                     }
                     matched = true;
+                    note_log(if meta.is_dir() { &path } else { path.parent().unwrap_or(&path) }, logs);
                     add_local(&path, &meta, &mut files)?;
                 }
             }
@@ -397,7 +415,13 @@ fn add_local(path: &Path, meta: &fs::Metadata, files: &mut Vec<File>) -> Result<
 }
 
 /// Lists a URL. Within it `?` begins the store's options, as in `s3://bucket/logs/*.gz?region=eu-west-1`.
-fn list_store(scheme: &str, rest: &str, entry: &str, io: &Handle) -> Result<Vec<File>, Error> {
+fn list_store(
+    scheme: &str,
+    rest: &str,
+    entry: &str,
+    io: &Handle,
+    logs: &mut BTreeSet<String>,
+) -> Result<Vec<File>, Error> {
     let (rest, query) = rest.split_once('?').map_or((rest, String::new()), |(rest, query)| (rest, format!("?{query}")));
     let (authority, key) = rest.split_once('/').unwrap_or((rest, ""));
     let root = format!("{scheme}://{authority}{query}");
@@ -407,9 +431,15 @@ fn list_store(scheme: &str, rest: &str, entry: &str, io: &Handle) -> Result<Vec<
         bytes,
     };
     let failed = |source| Error::Store { path: entry.to_owned(), source };
-    let listed = |prefix: &str| {
+    let mut listed = |prefix: &str| {
         let prefix = object_store::path::Path::from(prefix);
-        io.block_on(store.list(Some(&prefix)).try_collect::<Vec<_>>()).map_err(failed).map(|all| (prefix, all))
+        let all = io.block_on(store.list(Some(&prefix)).try_collect::<Vec<_>>()).map_err(failed)?;
+        for meta in &all {
+            if let Some((table, _)) = meta.location.as_ref().split_once(&format!("{}/", write::LOG)) {
+                logs.insert(format!("{scheme}://{authority}/{table}{query}"));
+            }
+        }
+        Ok((prefix, all))
     };
     if !is_pattern(key) {
         let path = object_store::path::Path::from(key);
@@ -504,7 +534,7 @@ mod tests {
             let below = below.to_str().unwrap();
             files.iter().map(|f| f.location.to_string().replace(below, "").trim_start_matches('/').to_owned()).collect()
         };
-        list(paths, runtime.handle()).map(names)
+        list(paths, runtime.handle(), &mut BTreeSet::new()).map(names)
     }
 
     #[test]
@@ -547,7 +577,7 @@ mod tests {
             runtime.block_on(store.put(&name.into(), name.into())).unwrap();
         }
         let names = |path: &str| {
-            let files = list(&format!("memory://folders/{path}"), runtime.handle());
+            let files = list(&format!("memory://folders/{path}"), runtime.handle(), &mut BTreeSet::new());
             files.map(|files| files.into_iter().map(|file| file.location.to_string()).collect::<Vec<_>>())
         };
         let at = |names: &[&str]| names.iter().map(|name| format!("memory://folders/{name}")).collect::<Vec<_>>();

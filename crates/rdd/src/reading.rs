@@ -223,6 +223,7 @@ impl Read for Pieces {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::io::Write;
     use std::path::Path as FilePath;
 
@@ -237,7 +238,7 @@ mod tests {
 
     fn text(name: &FilePath, min_partitions: u32) -> Result<Vec<String>, Error> {
         let runtime = runtime();
-        let files = files::list(name.to_str().unwrap(), runtime.handle())?;
+        let files = files::list(name.to_str().unwrap(), runtime.handle(), &mut BTreeSet::new())?;
         let mut lines = Vec::new();
         for group in pack_lines(files, min_partitions, 1 << 20) {
             let mut reader = TextReader::new(group, runtime.handle().clone());
@@ -302,7 +303,7 @@ mod tests {
         fs::write(folder.path().join("a"), b"x\xffy\n").unwrap();
         fs::write(folder.path().join("b"), b"\xfe\xfe\n").unwrap();
         let runtime = runtime();
-        let files = files::list(folder.path().to_str().unwrap(), runtime.handle()).unwrap();
+        let files = files::list(folder.path().to_str().unwrap(), runtime.handle(), &mut BTreeSet::new()).unwrap();
         let splits = pack_lines(files, 1, 1 << 20).concat();
         let mut reader = TextReader::new(splits, runtime.handle().clone());
         while reader.next_line().unwrap().is_some() {}

@@ -1,10 +1,13 @@
 //! How do files become datasets?
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::runner::JobError;
 use model::shuffle::ReadRange;
+use model::{Failure, FailureKind};
 
 use crate::chain::{Chain, Label, Lineage};
 use crate::codec::{BodyReader, BodyWriter, Data, InputReader, InputWriter};
@@ -209,7 +212,27 @@ fn refused(error: files::Error) -> Error {
     error.into_failure().into()
 }
 
+/// Files that are written so fast that no list finds the same writes before and after it were listed so often.
+const LISTS: usize = 10;
+
 impl RddContext {
+    /// The files that `paths` names: all of a write's, or none.
+    fn committed(&self, paths: &str) -> Result<Vec<File>, Error> {
+        let mut before = None;
+        for _ in 0..LISTS {
+            let mut logs = BTreeSet::new();
+            let files = list(paths, self.io(), &mut logs).map_err(refused);
+            let settled = |log: String| Ok((self.io().block_on(self.runner().settled(&log))?, log));
+            let now = logs.into_iter().map(settled).collect::<Result<Vec<_>, JobError>>()?;
+            if now.is_empty() || before.as_ref() == Some(&now) {
+                return files;
+            }
+            before = Some(now);
+        }
+        let busy = format!("read `{paths}`: others write there all the time");
+        Err(Failure::new(FailureKind::Commit, busy).into())
+    }
+
     /// The lines of text files, without their ends (`\n`, `\r\n` or `\r`).
     ///
     /// `paths` names a file, a folder (then the files in it), a pattern (`*`, `?`, `[a-z]`, `{a,b}`, `**`), or several of
@@ -254,7 +277,7 @@ impl RddContext {
         min_partitions: u32,
         label: Label,
     ) -> Result<Rdd<Str, TextFiles>, Error> {
-        let files = list(paths, self.io()).map_err(refused)?;
+        let files = self.committed(paths)?;
         let partitions = pack_lines(files, min_partitions, SPLIT_BYTES).into();
         Ok(Rdd::new(self, TextFiles { partitions, label }))
     }
@@ -280,7 +303,7 @@ impl RddContext {
     }
 
     fn whole_files<T: Content>(&self, paths: &str, label: Label) -> Result<Rdd<(Str, T), WholeFiles<T>>, Error> {
-        let files = list(paths, self.io()).map_err(refused)?;
+        let files = self.committed(paths)?;
         let partitions = pack_whole(files, self.default_parallelism(), SPLIT_BYTES).into();
         Ok(Rdd::new(self, WholeFiles { partitions, label, content: PhantomData }))
     }

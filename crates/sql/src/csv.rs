@@ -735,7 +735,7 @@ impl OpenFile {
 type ByteStream = BoxStream<'static, Result<Bytes>>;
 
 /// The bytes of a file or of the lines that begin in a range of it, decompressed.
-async fn bytes_of(
+pub(crate) async fn bytes_of(
     store: &Arc<dyn ObjectStore>,
     file: &PartitionedFile,
     compression: FileCompressionType,

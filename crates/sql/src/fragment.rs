@@ -36,6 +36,7 @@ use crate::functions::{BuiltIn, Carrier, Function, FunctionKind, Prefer};
 use crate::read::{EqualColumns, ShuffleReadExec, downcast};
 use crate::scan::{Content, ScanExec, content};
 use crate::stage::End;
+use crate::text::TextSource;
 use crate::window::{Filtered, Told};
 
 /// Where a fragment's files go. In which format is the plan's root, a `DataSinkExec`.
@@ -165,13 +166,17 @@ struct Files {
     compression: String,
     #[prost(message, optional, tag = "2")]
     csv: Option<CsvMessage>,
+    /// They are lines of text, though the scan is encoded as one of CSV files.
+    #[prost(bool, tag = "3")]
+    text: bool,
 }
 
 impl Files {
     fn of(scan: &ScanExec) -> Option<Self> {
         let Some(Content::Files(files)) = content(scan.source()) else { return None };
         let csv = files.file_source().downcast_ref::<CsvFilesSource>().map(CsvFilesSource::message);
-        Some(Self { compression: files.file_compression_type.get_ext(), csv })
+        let text = files.file_source().is::<TextSource>();
+        Some(Self { compression: files.file_compression_type.get_ext(), csv, text })
     }
 
     /// The source as it was before it was encoded.
@@ -184,6 +189,12 @@ impl Files {
                 return internal_err!("a scan of CSV files reads others");
             };
             restored = restored.with_source(Arc::new(CsvFilesSource::decode(csv, message)?));
+        }
+        if self.text {
+            let Some(csv) = files.file_source().downcast_ref::<CsvSource>() else {
+                return internal_err!("a scan of lines of text reads others");
+            };
+            restored = restored.with_source(Arc::new(TextSource::over(csv)));
         }
         Ok(DataSourceExec::from_data_source(restored.build()))
     }
@@ -201,6 +212,9 @@ struct FunctionMessage {
     /// What its evaluator is told.
     #[prost(message, optional, tag = "3")]
     told: Option<ToldMessage>,
+    /// It is DataFusion's, although Spark has a namesake.
+    #[prost(bool, tag = "4")]
+    datafusions: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -306,13 +320,26 @@ impl PhysicalExtensionCodec for Codec {
 
     fn try_encode_udf(&self, function: &ScalarUDF, out: &mut Vec<u8>) -> DfResult<()> {
         let name = function.name();
-        let built_in = BuiltIn::get(Prefer::DataFusion).scalar.contains_key(name);
-        let own = self.own(built_in, FunctionKind::Scalar, name)?;
-        FunctionMessage { own, ..FunctionMessage::default() }.encode(out).map_err(|error| Error::encode(error).into())
+        let kind = |function: &ScalarUDF| (function.inner().as_ref() as &dyn Any).type_id();
+        let is = |prefer| BuiltIn::get(prefer).scalar.get(name).is_some_and(|known| kind(known) == kind(function));
+        let message = if is(Prefer::DataFusion) && !is(Prefer::Spark) {
+            // Spark's may plan to call DataFusion's of the same name.
+            FunctionMessage { datafusions: true, ..FunctionMessage::default() }
+        } else {
+            let built_in = BuiltIn::get(Prefer::DataFusion).scalar.contains_key(name);
+            FunctionMessage { own: self.own(built_in, FunctionKind::Scalar, name)?, ..FunctionMessage::default() }
+        };
+        message.encode(out).map_err(|error| Error::encode(error).into())
     }
 
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> DfResult<Arc<ScalarUDF>> {
         let message = FunctionMessage::decode(bytes).map_err(Error::decode)?;
+        if message.datafusions {
+            return match BuiltIn::get(Prefer::DataFusion).scalar.get(name) {
+                Some(function) => Ok(Arc::clone(function)),
+                None => internal_err!("there is no function `{name}`"),
+            };
+        }
         match self.decode_own(&message.own.unwrap_or_default())? {
             Function::Scalar(function) => Ok(function),
             other => internal_err!("function `{name}` is another kind of function: {other:?}"),
@@ -324,7 +351,7 @@ impl PhysicalExtensionCodec for Codec {
         let name = filtered.map_or(function, |filtered| filtered.function().as_ref()).name();
         let built_in = BuiltIn::get(Prefer::DataFusion).aggregate.contains_key(name);
         let own = self.own(built_in, FunctionKind::Aggregate, name)?;
-        let message = FunctionMessage { own, filtered: filtered.is_some(), told: None };
+        let message = FunctionMessage { own, filtered: filtered.is_some(), ..FunctionMessage::default() };
         message.encode(out).map_err(|error| Error::encode(error).into())
     }
 
@@ -349,7 +376,7 @@ impl PhysicalExtensionCodec for Codec {
         let built_in = BuiltIn::get(Prefer::DataFusion).window.contains_key(name);
         let own = self.own(built_in, FunctionKind::Window, name)?;
         let told = told.map(|told| ToldMessage { ignore_nulls: told.ignore_nulls, reversed: told.reversed });
-        let message = FunctionMessage { own, filtered: false, told };
+        let message = FunctionMessage { own, told, ..FunctionMessage::default() };
         message.encode(out).map_err(|error| Error::encode(error).into())
     }
 

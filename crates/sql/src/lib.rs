@@ -47,6 +47,7 @@ mod stage;
 mod stores;
 mod tables;
 mod task;
+mod text;
 mod visible;
 mod window;
 mod write;

@@ -8,17 +8,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::{Session, TableProvider};
+use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::{Result, internal_err, project_schema};
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::session_state::CacheFactory;
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType, UNNAMED_TABLE};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning, collect_partitioned};
 use datafusion::prelude::SessionContext;
 use model::graph::Origin;
 use model::shuffle::PartitionSize;
+use tokio::sync::OnceCell;
 
 use crate::cut::Exchange;
 use crate::here;
@@ -33,7 +36,7 @@ use crate::stage::Shuffle;
 /// The query fails.
 pub async fn persist(session: &SessionContext, frame: DataFrame) -> Result<DataFrame> {
     let plan = frame.clone().create_physical_plan().await?;
-    let Some(query) = downcast::<QueryExec>(&plan) else { return frame.cache().await };
+    let Some(query) = downcast::<QueryExec>(&plan) else { return session.read_table(in_memory(&frame, plan).await?) };
     let (shuffle, equal) = compute(query, &session.task_ctx()).await?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
     session.read_table(Arc::new(Persisted { shuffle, schema, equal }))
@@ -51,7 +54,10 @@ pub async fn shuffled(frame: DataFrame) -> Result<(Arc<dyn Origin>, SchemaRef)> 
         return Ok((compute(query, &context).await?.0, schema));
     }
     // Its rows come from where only this process can read.
-    let plan = in_stages(frame.cache().await?).await?;
+    let plan = frame.clone().create_physical_plan().await?;
+    let table = in_memory(&frame, plan).await?;
+    let (state, _) = frame.into_parts();
+    let plan = in_stages(SessionContext::new_with_state(state).read_table(table)?).await?;
     let Some(query) = downcast::<QueryExec>(&plan) else { return internal_err!("a table in memory was not divided") };
     Ok((compute(query, &context).await?.0, schema))
 }
@@ -74,6 +80,70 @@ pub fn read_shuffle(
 ) -> Result<DataFrame> {
     let shuffle = Arc::new(Shuffle::of_functions(origin, sizes));
     session.read_table(Arc::new(Persisted { shuffle, schema, equal: EqualColumns::default() }))
+}
+
+/// The rows of a plan as a table in this process.
+async fn in_memory(frame: &DataFrame, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn TableProvider>> {
+    let schema = plan.schema();
+    let partitions = collect_partitioned(plan, Arc::new(frame.task_ctx())).await?;
+    Ok(Arc::new(MemTable::try_new(schema, partitions)?))
+}
+
+/// Makes of `DataFrame::cache` what [`persist`] is, but that nothing is computed before the first query reads it.
+#[derive(Debug)]
+pub(crate) struct Caches;
+
+impl CacheFactory for Caches {
+    fn create(&self, plan: LogicalPlan, state: &SessionState) -> Result<LogicalPlan> {
+        let frame = DataFrame::new(state.clone(), plan);
+        let schema = Arc::new(frame.schema().as_arrow().clone());
+        let cached = Cached { frame, schema, rows: OnceCell::new() };
+        LogicalPlanBuilder::scan(UNNAMED_TABLE, provider_as_source(Arc::new(cached)), None)?.build()
+    }
+}
+
+/// A table of what a DataFrame gives, computed once.
+struct Cached {
+    frame: DataFrame,
+    schema: SchemaRef,
+    rows: OnceCell<Arc<dyn TableProvider>>,
+}
+
+impl fmt::Debug for Cached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cached").field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+impl Cached {
+    async fn compute(&self) -> Result<Arc<dyn TableProvider>> {
+        let plan = self.frame.clone().create_physical_plan().await?;
+        let Some(query) = downcast::<QueryExec>(&plan) else { return in_memory(&self.frame, plan).await };
+        let (shuffle, equal) = compute(query, &Arc::new(self.frame.task_ctx())).await?;
+        Ok(Arc::new(Persisted { shuffle, schema: Arc::clone(&self.schema), equal }))
+    }
+}
+
+#[async_trait]
+impl TableProvider for Cached {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Temporary
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let rows = self.rows.get_or_try_init(|| self.compute()).await?;
+        rows.scan(session, projection, filters, limit).await
+    }
 }
 
 /// Asks the planner to cut a plan into stages if it can, whatever the session does, even if it reads nothing.

@@ -10,8 +10,11 @@ use datafusion::datasource::listing::ListingTableUrl;
 use futures::TryStreamExt;
 use glob::{MatchOptions, Pattern};
 use model::pattern::{expand, is_pattern};
+use model::runner::JobError;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use url::Url;
+
+use crate::error::wrap_job;
 
 /// `*` stays in a folder, `**` does not.
 const MATCHING: MatchOptions =
@@ -72,6 +75,11 @@ impl Place {
         self.patterns.is_empty() && self.url.is_collection()
     }
 
+    /// Whether it is one file, as far as its name tells.
+    pub(crate) fn is_file(&self) -> bool {
+        self.patterns.is_empty() && !self.url.is_collection()
+    }
+
     /// The parts of a file's path below the place, without its own name.
     pub(crate) fn folders<'a>(&'a self, file: &'a ObjectMeta) -> Vec<&'a str> {
         let mut parts: Vec<&str> = self.url.strip_prefix(&file.location).into_iter().flatten().collect();
@@ -90,7 +98,7 @@ impl Place {
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut files: Vec<ObjectMeta> = store.list(Some(prefix)).try_collect().await?;
+        let mut files: Vec<ObjectMeta> = store.list(Some(prefix)).try_collect().await.map_err(unlisted)?;
         files.retain(|file| file.size > 0 && self.matches(file));
         files.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(files)
@@ -108,6 +116,17 @@ impl Place {
         let what =
             if self.patterns.is_empty() { "there is no such file, nor a folder with files" } else { "no file matches" };
         DataFusionError::Plan(format!("read `{}`: {what}", self.text))
+    }
+}
+
+/// A list may have waited for a write in vain.
+fn unlisted(error: object_store::Error) -> DataFusionError {
+    match error {
+        object_store::Error::Generic { store, source } => match source.downcast::<JobError>() {
+            Ok(error) => wrap_job(*error),
+            Err(source) => object_store::Error::Generic { store, source }.into(),
+        },
+        error => error.into(),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::error::{wants_memory, wrap_job};
 use crate::functions::Carrier;
 use crate::here;
 use crate::name;
-use crate::results::ResultsExec;
+use crate::results::{self, MaxHeld, ResultsExec};
 use crate::stage::{End, Released, Shuffle, StageTemplate};
 
 /// Where queries run.
@@ -114,7 +114,11 @@ impl ExecutionPlan for QueryExec {
         let schema = self.schema();
         let run = run(Arc::clone(&self.cluster), Arc::clone(&self.plan), self.config.clone(), context);
         let rows = futures::stream::once(run).try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+        let rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
+        Ok(match self.config.get_extension::<MaxHeld>() {
+            Some(max) => results::limited(rows, max.0),
+            None => rows,
+        })
     }
 }
 
@@ -132,7 +136,7 @@ async fn run(
         let name = name::stage(&plan);
         let stage = StageTemplate::new(name.clone(), &plan, &End::Result, &config, &cluster.carrier)?;
         let job = stage.job(&*cluster.runner, format!("query: {name}"), Output::Result)?;
-        let mut jobs = cluster.runner.run(job).peekable();
+        let mut jobs = cluster.runner.stream(job).peekable();
         // As long as nobody has seen a row, the stage may still be run in another way.
         if let Some(Err(error)) = Pin::new(&mut jobs).peek().await {
             plan = again(wrap_job(error.clone()), &plan, &cluster)?;

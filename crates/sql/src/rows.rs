@@ -3,9 +3,10 @@
 //! As an Arrow IPC stream with its schema; an empty list of batches is no bytes at all.
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::{StreamDecoder, StreamReader};
 use arrow::ipc::writer::StreamWriter;
 use bytes::{Buf, Bytes};
 
@@ -69,11 +70,42 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Vec<RecordBatch>, ArrowError> {
     StreamReader::try_new(bytes.reader(), None)?.collect()
 }
 
-/// Decodes a result, with the schema that the query promises: executors may call columns otherwise, or forget metadata.
+/// Rows with the schema that the query promises: executors may call columns otherwise, or forget metadata.
+fn promised(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(SchemaRef::clone(schema), batch.columns().to_vec(), &options)
+}
+
+/// Decodes a result that is here, with the schema that the query promises.
 pub(crate) fn decode_as(bytes: Bytes, schema: &SchemaRef) -> Result<Vec<RecordBatch>, ArrowError> {
-    let rename = |batch: RecordBatch| {
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(SchemaRef::clone(schema), batch.columns().to_vec(), &options)
-    };
-    decode(bytes)?.into_iter().map(rename).collect()
+    decode(bytes)?.iter().map(|batch| promised(batch, schema)).collect()
+}
+
+/// Decodes a result piece by piece, with the schema that the query promises.
+pub(crate) struct Decoder {
+    schema: SchemaRef,
+    decoder: StreamDecoder,
+    piece: Buffer,
+}
+
+impl Decoder {
+    pub(crate) fn new(schema: SchemaRef) -> Self {
+        Self { schema, decoder: StreamDecoder::new(), piece: Buffer::default() }
+    }
+
+    /// Adds bytes, when [`Self::next`] has used all.
+    pub(crate) fn push(&mut self, piece: Bytes) {
+        self.piece = Buffer::from(piece);
+    }
+
+    /// A batch, if enough bytes are here.
+    pub(crate) fn next(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        let Some(batch) = self.decoder.decode(&mut self.piece)? else { return Ok(None) };
+        promised(&batch, &self.schema).map(Some)
+    }
+
+    /// That no batch was cut off.
+    pub(crate) fn finish(mut self) -> Result<(), ArrowError> {
+        self.decoder.finish()
+    }
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProviderFactory;
 use datafusion::common::config::{ConfigOptions, Dialect};
-use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::config::SessionConfig;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::SessionContext;
+use datafusion_spark::planner::SparkFunctionPlanner;
 use model::JobRunner;
 
 use crate::adapt::Limits;
@@ -21,11 +22,14 @@ use crate::error::Error;
 use crate::functions::{BuiltIn, Carrier, Prefer};
 use crate::lateral::LateralViews;
 use crate::named::NameFiles;
+use crate::persist::Caches;
 use crate::planner::ClusterPlanner;
+use crate::results::MaxHeld;
 use crate::single::SingleValues;
 use crate::spill;
 use crate::stores::Stores;
 use crate::tables::FileTables;
+use crate::text::TextFilesFactory;
 
 /// How many consumers a message about memory that ran out names.
 const CONSUMERS_NAMED: usize = 5;
@@ -35,6 +39,9 @@ const SMALL_TASK: usize = 64 << 20;
 
 /// So many.
 const SMALL_BATCH: usize = 1_024;
+
+/// What a driver remembers of files whose rows executors read, in bytes: footers are read again for the next query.
+const FOOTERS: usize = 8 << 20;
 
 /// What a session is made from.
 pub struct SessionParts {
@@ -60,6 +67,8 @@ pub struct SessionParts {
     pub partition_size: u64,
     /// How many partitions there are; 0 for what sizes suggest.
     pub partitions: usize,
+    /// How many bytes of a query's results the program may hold at once.
+    pub max_result_size: u64,
     /// Whether statements are Spark's dialect, and functions of the same name Spark's.
     pub spark: bool,
 }
@@ -77,10 +86,15 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
         config = fit_memory(config, memory / slots.max(1) as u64);
     }
 
+    let stores = Stores::new(&parts.store_url).committed(Arc::clone(&parts.runner));
     let pool = FairSpillPool::new(usize::try_from(memory).unwrap_or(usize::MAX));
     let named = std::num::NonZeroUsize::new(CONSUMERS_NAMED).unwrap_or(std::num::NonZeroUsize::MIN);
-    let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(Arc::new(Stores::new(&parts.store_url)))
+    let mut runtime = RuntimeEnvBuilder::new();
+    if parts.stages {
+        runtime = runtime.with_metadata_cache_limit(FOOTERS);
+    }
+    let runtime = runtime
+        .with_object_store_registry(Arc::new(stores))
         .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, named)))
         .with_disk_manager_builder(spill::disk(Arc::new(spill::Folder(parts.disk))))
         .build_arc()
@@ -90,7 +104,7 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
     if parts.spark {
         config.options_mut().sql_parser.dialect = Dialect::Spark;
     }
-    let config = config.with_extension(Arc::new(prefer));
+    let config = config.with_extension(Arc::new(prefer)).with_extension(Arc::new(MaxHeld(parts.max_result_size)));
     let all = BuiltIn::get(prefer);
     let limits = Limits {
         broadcast: parts.broadcast_max,
@@ -107,8 +121,14 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
         .with_aggregate_functions(all.registered.aggregate.clone())
         .with_window_functions(all.registered.window.clone())
         .with_query_planner(Arc::new(planner));
+    if parts.spark {
+        // What has a syntax of its own, as `extract(… FROM …)`, is Spark's function too.
+        let mut planners = SessionStateDefaults::default_expr_planners();
+        planners.insert(0, Arc::new(SparkFunctionPlanner));
+        state = state.with_expr_planners(planners);
+    }
     state = if parts.stages {
-        state.with_analyzer_rule(Arc::new(SingleValues))
+        state.with_analyzer_rule(Arc::new(SingleValues)).with_cache_factory(Some(Arc::new(Caches)))
     } else {
         state.with_physical_optimizer_rule(Arc::new(NameFiles))
     };
@@ -120,6 +140,7 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
     let wrong = |error| Error::Session(Box::new(error));
     state.register_file_format(Arc::new(CsvFilesFactory::default()), true).map_err(wrong)?;
     state.register_file_format(Arc::new(ArrowFilesFactory), true).map_err(wrong)?;
+    state.register_file_format(Arc::new(TextFilesFactory), true).map_err(wrong)?;
     state.register_relation_planner(Arc::new(LateralViews)).map_err(wrong)?;
     Ok(SessionContext::new_with_state(state))
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreRegistry;
+use model::JobRunner;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use url::Url;
@@ -18,25 +19,39 @@ use crate::visible::Visible;
 /// Opens stores by URL, each once.
 pub(crate) struct Stores {
     own: Option<Url>,
+    /// Who knows of writes: where tables are listed.
+    runner: Option<Arc<dyn JobRunner>>,
     open: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
 }
 
 impl Stores {
     /// `own` is the application's own store, or empty.
     pub(crate) fn new(own: &str) -> Self {
-        Self { own: Url::parse(own).ok(), open: Mutex::default() }
+        Self { own: Url::parse(own).ok(), runner: None, open: Mutex::default() }
+    }
+
+    /// Stores whose lists wait for what was committed to be published.
+    pub(crate) fn committed(self, runner: Arc<dyn JobRunner>) -> Self {
+        Self { runner: Some(runner), ..self }
     }
 
     fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-        if url.scheme() == "file" {
-            return Ok(Arc::new(Visible(Arc::new(LocalFileSystem::new()))));
-        }
         let mut root = url.clone();
         root.set_path("");
-        root.set_query(self.own.as_ref().filter(|own| own.scheme() == url.scheme()).and_then(Url::query));
-        let (store, _) =
-            shuffle::store::open(root.as_str()).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(Arc::new(Visible(store)))
+        let store: Arc<dyn ObjectStore> = if url.scheme() == "file" {
+            Arc::new(LocalFileSystem::new())
+        } else {
+            root.set_query(self.own.as_ref().filter(|own| own.scheme() == url.scheme()).and_then(Url::query));
+            shuffle::store::open(root.as_str()).map_err(|error| DataFusionError::External(Box::new(error)))?.0
+        };
+        let visible = Visible::new(store);
+        Ok(Arc::new(match &self.runner {
+            Some(runner) => {
+                let runner = Arc::clone(runner);
+                visible.committed(Arc::new(move |folder: &str| runner.settled(folder)), root)
+            }
+            None => visible,
+        }))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::stats::Precision;
+use datafusion::common::stats::{NdvFallback, Precision};
 use datafusion::common::{
     Constraints, DataFusionError, Result, ScalarValue, Statistics, plan_datafusion_err, plan_err, project_schema,
 };
@@ -37,14 +37,21 @@ use crate::error::{self, Error};
 use crate::named;
 use crate::partitions::{self, Named};
 use crate::places::Place;
+use crate::{text, write};
 
 /// So many files are looked at to say which of them is another than the rest.
 const LOOKED_AT: usize = 1_000;
 
+/// Of more files than these, what each has is only added up: kept, it would have most of a driver's memory.
+const KNOWN_APART: usize = 1_000;
+
+/// The option that asks for the columns of all files together, as Spark spells it in lower case and as it is written here.
+const MERGE_SCHEMA: [&str; 2] = ["format.merge_schema", "format.mergeschema"];
+
 /// What is read, and how: see [`read_files`].
 #[derive(Debug, Clone, Default)]
 pub struct Files {
-    /// `parquet`, `csv`, `json`, `arrow` or `avro`.
+    /// `parquet`, `csv`, `json`, `text`, `arrow` or `avro`.
     pub format: String,
     /// Files, folders and patterns: paths of this machine or URLs of one store.
     pub places: Vec<String>,
@@ -85,7 +92,7 @@ pub(crate) struct FileTables {
 
 impl FileTables {
     /// The formats that it knows, as statements spell them.
-    pub(crate) const FORMATS: [&str; 6] = ["PARQUET", "CSV", "JSON", "NDJSON", "AVRO", "ARROW"];
+    pub(crate) const FORMATS: [&str; 7] = ["PARQUET", "CSV", "JSON", "NDJSON", "TEXT", "AVRO", "ARROW"];
 }
 
 #[async_trait]
@@ -150,6 +157,15 @@ pub(crate) struct FileTable {
     definition: Option<String>,
 }
 
+/// The files of a scan.
+struct Measured {
+    files: Vec<PartitionedFile>,
+    /// What all of these have together, if no file says itself what it has.
+    total: Option<Statistics>,
+    /// No file was left out because there are rows enough.
+    all: bool,
+}
+
 /// A file, and what its folders say.
 struct Found {
     meta: ObjectMeta,
@@ -176,6 +192,7 @@ impl FileTable {
             let compression = compression.trim_start_matches('.').to_owned();
             asked.options.insert("format.compression".to_owned(), compression);
         }
+        let merged = merges_schema(&asked.format, &mut asked.options)?;
         let format = state
             .get_file_format_factory(&asked.format)
             .ok_or_else(|| plan_datafusion_err!("read files as {}: there is no such format", asked.format))?;
@@ -197,12 +214,20 @@ impl FileTable {
                 Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
             }
             None => {
-                let files: Vec<ObjectMeta> = found.iter().map(|file| file.meta.clone()).collect();
-                let columns = columns(state, &store, &store_url, &format, &files).await?;
+                let looked_at = if merged { found.len() } else { found.len().min(1) };
+                let files: Vec<ObjectMeta> = found[..looked_at].iter().map(|file| file.meta.clone()).collect();
+                let mut columns = columns(state, &store, &store_url, &format, &files).await?;
+                if names_columns(&asked.format) && found.len() > 1 {
+                    // What one file says of nulls is not what the others do, and one may lack the column.
+                    let fields = columns.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+                    let fields = fields.collect::<Vec<_>>();
+                    columns = Arc::new(Schema::new_with_metadata(fields, columns.metadata().clone()));
+                }
                 without_folders(&columns, &from_folders, format.get_ext() != "csv")?
             }
         };
         let columns = csv::relaxed(&format, columns)?;
+        text::check(&format, &columns)?;
         let all = columns.fields().iter().chain(&from_folders).cloned();
         let schema = Arc::new(Schema::new_with_metadata(all.collect::<Vec<_>>(), columns.metadata().clone()));
         Ok(Self {
@@ -247,13 +272,13 @@ impl FileTable {
         Ok(files.map(file).collect())
     }
 
-    /// Adds what the format knows of each file; stops when there are rows enough. Says whether all files were looked at.
+    /// Adds what the format knows of each file; stops when there are rows enough.
     async fn measured(
         &self,
         session: &dyn Session,
         files: Vec<PartitionedFile>,
         enough: Option<usize>,
-    ) -> Result<(Vec<PartitionedFile>, bool)> {
+    ) -> Result<Measured> {
         let store = session.runtime_env().object_store(&self.store)?;
         let wanted = files.len();
         let at_once = session.config_options().execution.meta_fetch_concurrency.get();
@@ -268,19 +293,25 @@ impl FileTable {
         };
         let mut measured = futures::stream::iter(files).map(measure).buffered(at_once).boxed();
         let (mut looked_at, mut rows) = (Vec::with_capacity(wanted), Some(0));
-        while let Some(file) = measured.try_next().await? {
+        let mut total: Option<Statistics> = None;
+        while let Some(mut file) = measured.try_next().await? {
             let known = file.statistics.as_ref().map(|statistics| statistics.num_rows);
             rows = match (rows, known) {
                 (Some(rows), Some(Precision::Exact(more))) => Some(rows + more),
                 _ => None,
             };
+            if wanted > KNOWN_APART
+                && let Some(known) = file.statistics.take()
+            {
+                let both = total.iter().chain([known.as_ref()]);
+                total = Some(Statistics::try_merge_iter_with_ndv_fallback(both, &self.schema, NdvFallback::Max)?);
+            }
             looked_at.push(file);
             if enough.zip(rows).is_some_and(|(enough, rows)| rows >= enough) {
                 break;
             }
         }
-        let all = looked_at.len() == wanted;
-        Ok((looked_at, all))
+        Ok(Measured { all: looked_at.len() == wanted, files: looked_at, total })
     }
 
     fn about(&self, file: &ObjectMeta, error: DataFusionError) -> DataFusionError {
@@ -345,15 +376,18 @@ impl TableProvider for FileTable {
             filters.iter().cloned().partition(|filter| self.is_of_folders(filter));
         let files = self.files(session, &of_folders).await?;
         let collect = session.config().collect_statistics();
-        let (files, all) = match collect {
+        let Measured { files, total, all } = match collect {
             true => self.measured(session, files, limit.filter(|_| others.is_empty())).await?,
-            false => (files, true),
+            false => Measured { files, total: None, all: true },
         };
         if files.is_empty() {
             return Ok(Arc::new(EmptyExec::new(project_schema(&self.schema, projection)?)));
         }
         let groups = FileGroup::new(files).split_files(session.config().target_partitions());
-        let (groups, statistics) = compute_all_files_statistics(groups, self.schema(), collect, !all)?;
+        let (groups, statistics) = match total {
+            Some(total) => (groups, if all { total } else { total.to_inexact() }),
+            None => compute_all_files_statistics(groups, self.schema(), collect, !all)?,
+        };
         let statistics = if collect { statistics } else { Statistics::new_unknown(&self.schema) };
         let ordering = self.listing()?.try_create_output_ordering(session.execution_props(), &groups)?;
         let table = TableSchema::builder(Arc::clone(&self.columns)).with_table_partition_cols(self.folders.clone());
@@ -396,14 +430,16 @@ impl TableProvider for FileTable {
                 .iter()
                 .map(|field| (field.name().clone(), field.data_type().clone()))
                 .collect(),
-            insert_op: op,
+            // Formats refuse any other, as they do not know who commits what is written.
+            insert_op: InsertOp::Append,
             keep_partition_by_columns: session.config_options().execution.keep_partition_by_columns,
             file_extension: self.format.get_ext(),
             file_output_mode: FileOutputMode::Automatic,
         };
         let order = self.listing()?.try_create_output_ordering(session.execution_props(), &[])?;
         let order = order.into_iter().next().map(Into::into);
-        self.format.create_writer_physical_plan(input, session, config, order).await
+        let plan = self.format.create_writer_physical_plan(input, session, config, order).await?;
+        if op == InsertOp::Append { Ok(plan) } else { write::replacing(plan, op) }
     }
 }
 
@@ -428,9 +464,12 @@ fn one_store(places: &[Place]) -> Result<ObjectStoreUrl> {
     }
 }
 
-/// The files at a place.
+/// The files at a place. A folder may have none.
 async fn list(place: &Place, store: &Arc<dyn ObjectStore>) -> Result<Vec<Found>> {
     let files = place.list(store).await?;
+    if files.is_empty() && place.is_file() {
+        return Err(place.is_empty());
+    }
     let found = files.into_iter().map(|meta| Found {
         folders: partitions::of(&place.folders(&meta)),
         named: meta.location == *place.url().prefix(),
@@ -456,6 +495,8 @@ impl Names {
             "csv" => (&[".csv", ".tsv"], true),
             "arrow" => (&[".arrow", ".ipc", ".feather"], false),
             "avro" => (&[".avro"], false),
+            // Lines are those of any file, and each is decompressed as its name says.
+            "text" => (&[], false),
             _ => (&[".parquet"], false),
         };
         let mut names = Self { endings, only: false, compression: None };
@@ -497,10 +538,8 @@ impl Names {
     }
 }
 
-/// The ending that says how a file is compressed; empty if none does.
 fn compression_of(file: &Found) -> &'static str {
-    let name = file.meta.location.as_ref();
-    [".gz", ".bz2", ".xz", ".zst"].into_iter().find(|ending| name.ends_with(ending)).unwrap_or("")
+    text::compression_of(&file.meta.location)
 }
 
 /// The columns that folders give to all files alike.
@@ -553,7 +592,27 @@ fn without_folders(columns: &SchemaRef, folders: &[FieldRef], by_name: bool) -> 
     Ok(Arc::new(Schema::new_with_metadata(fields, columns.metadata().clone())))
 }
 
-/// The columns of all files together.
+/// Whether files of a format say what their columns are. Those of others are told from the rows of all.
+fn names_columns(format: &str) -> bool {
+    matches!(format.to_lowercase().as_str(), "parquet" | "arrow" | "avro")
+}
+
+/// Whether a table has the columns of all its files, and not those of the first.
+fn merges_schema(format: &str, options: &mut HashMap<String, String>) -> Result<bool> {
+    if !names_columns(format) {
+        return Ok(true);
+    }
+    match MERGE_SCHEMA.into_iter().filter_map(|key| options.remove(key)).next_back() {
+        None => Ok(false),
+        Some(value) => match value.to_lowercase().as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => plan_err!("read files with merge_schema `{value}`: want true or false"),
+        },
+    }
+}
+
+/// The columns of these files together.
 async fn columns(
     state: &SessionState,
     store: &Arc<dyn ObjectStore>,

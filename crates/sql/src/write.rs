@@ -20,13 +20,15 @@ use datafusion::common::file_options::csv_writer::CsvWriterOptions;
 use datafusion::common::file_options::json_writer::JsonWriterOptions;
 use datafusion::common::file_options::parquet_writer::ParquetWriterOptions;
 use datafusion::common::parsers::CompressionTypeVariant;
-use datafusion::common::{DataFusionError, Result, not_impl_err};
+use datafusion::common::{DataFusionError, Result, internal_err, not_impl_err};
 use datafusion::datasource::file_format::csv::CsvSink;
 use datafusion::datasource::file_format::json::JsonSink;
 use datafusion::datasource::file_format::parquet::ParquetSink;
 use datafusion::datasource::physical_plan::{FileSink, FileSinkConfig};
 use datafusion::datasource::sink::{DataSink, DataSinkExec};
+use datafusion::logical_expr::dml::InsertOp;
 use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::physical_plan::ExecutionPlan;
 use flate2::write::GzEncoder;
 use model::write::{StagedFile, WriteId, published_name, staged_name};
 use object_store::ObjectStore;
@@ -38,6 +40,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::arrow_files::ArrowSink;
 use crate::partitions::NO_VALUE;
+use crate::read::downcast;
 use crate::task::{Batches, TaskEnv};
 
 /// A file is closed and another begun at this size: a copy of a file is then one request on every store.
@@ -87,6 +90,22 @@ pub(crate) fn files(root: &DataSinkExec) -> Result<Files<'_>> {
         return Ok(Files { config, format: Format::Arrow });
     }
     not_impl_err!("files are written as Parquet, CSV, JSON or Arrow")
+}
+
+/// The same write, of rows that go in the place of those that are there.
+///
+/// # Errors
+/// It writes something other than Parquet, CSV or JSON files.
+pub(crate) fn replacing(plan: Arc<dyn ExecutionPlan>, op: InsertOp) -> Result<Arc<dyn ExecutionPlan>> {
+    let Some(root) = downcast::<DataSinkExec>(&plan) else { return internal_err!("a write has no sink") };
+    let files = files(root)?;
+    let config = FileSinkConfig { insert_op: op, ..files.config.clone() };
+    let sink: Arc<dyn DataSink> = match files.format {
+        Format::Parquet(options) => Arc::new(ParquetSink::new(config, *options)),
+        Format::Csv(options) => Arc::new(CsvSink::new(config, options)),
+        Format::Json(options) => Arc::new(JsonSink::new(config, options)),
+    };
+    Ok(Arc::new(DataSinkExec::new(Arc::clone(root.input()), sink, root.sort_order().clone())))
 }
 
 /// Stages the rows of a task.
@@ -332,6 +351,7 @@ fn compressed(out: Unsent, compression: CompressionTypeVariant) -> Result<Text> 
 enum Encoder {
     Parquet(Box<ArrowWriter<Unsent>>),
     Csv(Box<csv::Writer<Text>>),
+    Lines(Text),
     Json(LineDelimitedWriter<Text>),
     Arrow(Box<FileWriter<Unsent>>),
 }
@@ -346,6 +366,8 @@ impl Encoder {
                 let properties = ParquetWriterOptions::try_from(&options)?.writer_options().clone();
                 Self::Parquet(Box::new(ArrowWriter::try_new(out, Arc::clone(schema), Some(properties))?))
             }
+            // Lines of text, which stay what they are: CSV would put quotes around an empty one.
+            Format::Csv(options) if is_lines(options, schema) => Self::Lines(compressed(out, options.compression)?),
             Format::Csv(options) => {
                 Self::Csv(Box::new(options.writer_options.clone().build(compressed(out, options.compression)?)))
             }
@@ -366,6 +388,11 @@ impl Encoder {
                 }
             }
             Self::Csv(writer) => writer.write(batch)?,
+            Self::Lines(writer) => {
+                let options = FormatOptions::default();
+                let lines = ArrayFormatter::try_new(batch.column(0).as_ref(), &options)?;
+                (0..batch.num_rows()).try_for_each(|row| writeln!(writer, "{}", lines.value(row)))?;
+            }
             Self::Json(writer) => writer.write(batch)?,
             Self::Arrow(writer) => writer.write(batch)?,
         }
@@ -376,11 +403,18 @@ impl Encoder {
         match self {
             Self::Parquet(writer) => drop(writer.close()?),
             Self::Csv(writer) => drop(writer.into_inner()),
+            Self::Lines(mut writer) => writer.flush()?,
             Self::Json(mut writer) => writer.finish()?,
             Self::Arrow(mut writer) => writer.finish()?,
         }
         Ok(())
     }
+}
+
+/// Whether values of one column are to be lines.
+fn is_lines(options: &CsvWriterOptions, schema: &SchemaRef) -> bool {
+    let builder = &options.writer_options;
+    !builder.header() && matches!(builder.quote_style(), csv::QuoteStyle::Never) && schema.fields().len() == 1
 }
 
 impl Format {

@@ -13,7 +13,8 @@ impl Context {
     /// `name=value` below that give columns.
     ///
     /// # Errors
-    /// Nothing is there, it is no Parquet, or the files do not agree about their columns.
+    /// Nothing is there, or it is no Parquet. Columns are those of the first file, unless [`Read::option`] `merge_schema` is
+    /// `true`; then also where files do not agree about them.
     ///
     /// # Examples
     /// ```no_run
@@ -44,6 +45,15 @@ impl Context {
     /// Nothing is there, or it is no JSON.
     pub async fn read_json(&self, paths: impl Paths) -> Result<DataFrame> {
         self.read().json(paths).await
+    }
+
+    /// Lines of text files, whatever their names, at [such paths](Self::read_parquet): a row for each, with one column `value`.
+    /// Files whose names end in `.gz`, `.bz2`, `.xz` or `.zst` are decompressed. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// Nothing is there.
+    pub async fn read_text(&self, paths: impl Paths) -> Result<DataFrame> {
+        self.read().text(paths).await
     }
 
     /// Arrow IPC files, at [such paths](Self::read_parquet).
@@ -130,7 +140,7 @@ pub struct Read<'a> {
 
 impl Read<'_> {
     /// Sets an option of the format, by the name that it has in `CREATE EXTERNAL TABLE … OPTIONS (…)`: `has_header`,
-    /// `delimiter`, `quote`, `escape`, `comment`, `newlines_in_values`, `schema_infer_max_rec`, `compression`.
+    /// `delimiter`, `quote`, `escape`, `comment`, `newlines_in_values`, `schema_infer_max_rec`, `compression`, `merge_schema`.
     pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.files.options.insert(name.into(), value.into());
         self
@@ -176,6 +186,14 @@ impl Read<'_> {
     /// As [`Context::read_json`].
     pub async fn json(self, paths: impl Paths) -> Result<DataFrame> {
         self.files("json", paths.into_paths()).await
+    }
+
+    /// Reads lines of text files.
+    ///
+    /// # Errors
+    /// As [`Context::read_text`].
+    pub async fn text(self, paths: impl Paths) -> Result<DataFrame> {
+        self.files("text", paths.into_paths()).await
     }
 
     /// Reads Arrow IPC files.

@@ -69,6 +69,7 @@ impl Queries {
             adaptive: sql::config::ADAPTIVE.bool(settings)?,
             broadcast_max: sql::config::BROADCAST_MAX.bytes(settings)?,
             partition_size: sql::config::PARTITION_SIZE.bytes(settings)?,
+            max_result_size: driver::config::max_result_size(settings)?,
             spark: sql::config::DIALECT.value(settings) == "spark",
             partitions: usize::try_from(sql::config::PARTITIONS.integer(settings)?).unwrap_or(usize::MAX),
         })?;

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub use error::Error;
 use log::{Decision, Entry, Log};
 use machine::{Answer, Do, Ended, Finishing, Intent, Lost, Place, Placing};
-pub use read::read_committed;
+pub use read::settled;
 pub use recover::{Note, Repaired, SettleNotes, repair};
 use store::{Created, Files, in_time};
 

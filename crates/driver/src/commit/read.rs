@@ -1,27 +1,26 @@
-//! Which files make up a destination's rows, now?
+//! When may a destination's files be listed, so that they are all of a write's or none?
 
-use object_store::ObjectMeta;
 use tokio::time::Instant;
 
 use super::error::Error;
 use super::store::Files;
 use super::{Destination, POLL_EVERY, Timing};
 
-/// The files that make up the destination's rows: all of a write's, or none. Names with a segment that begins with `_`
-/// or `.` are skipped. A folder that Vonk never wrote to is listed as it is.
+/// Waits until every committed write is published, and gives the number of the last entry: 0 for a folder that Vonk never
+/// wrote to. Between two calls that give the same number nothing was published or deleted.
 ///
 /// # Errors
 /// [`Error::UnfinishedWrite`] if a committed write is not published within `timing.unfinished_wait`; else the store's.
 ///
 /// # Cancellation
 /// Leaves nothing behind.
-pub async fn read_committed(destination: &Destination, timing: &Timing) -> Result<Vec<ObjectMeta>, Error> {
+pub async fn settled(destination: &Destination, timing: &Timing) -> Result<u64, Error> {
     let files = Files { destination, timing };
     let deadline = Instant::now() + timing.unfinished_wait;
     loop {
-        let before = files.log().await?;
+        let log = files.log().await?;
         let mut unfinished = None;
-        for number in before.unfinished() {
+        for number in log.unfinished() {
             // A write that was given up has published nothing.
             if let Some(entry) = files.read_entry(number).await?
                 && entry.is_commit()
@@ -30,18 +29,8 @@ pub async fn read_committed(destination: &Destination, timing: &Timing) -> Resul
                 break;
             }
         }
-        if unfinished.is_none() {
-            let there = files.visible().await?;
-            let after = files.log().await?;
-            // What began while files were listed may be in the list in part.
-            if after.newest() == before.newest() {
-                return Ok(there.into_iter().map(|(_, meta)| meta).collect());
-            }
-            unfinished = files.read_entry(after.newest()).await?.map(|entry| entry.write);
-        }
-        if let Some(write) = unfinished
-            && Instant::now() >= deadline
-        {
+        let Some(write) = unfinished else { return Ok(log.newest()) };
+        if Instant::now() >= deadline {
             return Err(Error::UnfinishedWrite { destination: destination.url.clone(), write });
         }
         tokio::time::sleep(POLL_EVERY).await;

@@ -561,6 +561,19 @@ async fn readers_wait_for_an_unfinished_write_and_then_say_whose_it_is() {
     assert_eq!(world.rows().await.unwrap(), world.after(&[(1, WriteMode::Append)]).unwrap());
 }
 
+/// What a reader sees, who lists the files as sources do.
+async fn read_committed(destination: &Destination, timing: &Timing) -> Result<Vec<ObjectMeta>, Error> {
+    let mut before = settled(destination, timing).await?;
+    loop {
+        let there = Files { destination, timing }.visible().await?;
+        let after = settled(destination, timing).await?;
+        if after == before {
+            return Ok(there.into_iter().map(|(_, meta)| meta).collect());
+        }
+        before = after;
+    }
+}
+
 fn target(write: WriteId, mode: WriteMode) -> WriteTarget {
     WriteTarget { destination: "memory:///data/out".to_owned(), mode, write }
 }

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use model::graph::{Job, Output, Stage};
 use model::ids::IdSource;
-use model::runner::{JobError, JobItem, JobStream};
+use model::runner::{JobError, JobItem, JobStream, ResultStream, StreamedResult};
 use model::shuffle::{Codec, ShuffleSpec};
 use model::write::{StagedFile, WriteReport, WriteTarget};
 use model::{
@@ -306,8 +306,24 @@ impl JobRunner for Shared {
         Box::pin(stream::once(start).flatten())
     }
 
+    fn stream(&self, job: Job) -> ResultStream {
+        let results = self.run(job).filter_map(async |item| match item {
+            Ok(JobItem::Result { partition, bytes }) => {
+                let pieces = stream::once(std::future::ready(Ok(bytes))).boxed();
+                Some(Ok(StreamedResult { partition, pieces }))
+            }
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        });
+        results.boxed()
+    }
+
     fn would_write(&self, _: &WriteTarget) -> BoxFuture<'static, Result<bool, JobError>> {
         Box::pin(std::future::ready(Ok(true)))
+    }
+
+    fn settled(&self, _: &str) -> BoxFuture<'static, Result<u64, JobError>> {
+        Box::pin(std::future::ready(Ok(0)))
     }
 
     fn write(&self, job: Job, _: WriteTarget) -> JobStream {
