@@ -211,7 +211,8 @@ impl<'a> Names<'a> {
             return tables.into_iter().filter(|name| begins(name, word)).collect();
         }
         if let Some((table, _)) = word.rsplit_once('.') {
-            let columns = self.columns(table).into_iter().map(|column| format!("{table}.{column}"));
+            let of = if tables.iter().any(|known| known == table) { None } else { aliased(text, table, &tables) };
+            let columns = self.columns(of.unwrap_or(table)).into_iter().map(|column| format!("{table}.{column}"));
             return columns.chain(tables).filter(|name| begins(name, word)).collect();
         }
         let named: BTreeSet<&str> = text.split(|c: char| !in_word(c)).collect();
@@ -244,6 +245,22 @@ impl<'a> Names<'a> {
             _ => Vec::new(),
         }
     }
+}
+
+/// The table that a statement gives another name: `orders AS o`, `orders o`.
+fn aliased<'a>(text: &str, alias: &str, tables: &'a [String]) -> Option<&'a str> {
+    let lower = text.to_ascii_lowercase();
+    let named_so = |table: &str| {
+        lower.match_indices(table).any(|(at, _)| {
+            let (before, after) = (&lower[..at], &lower[at + table.len()..]);
+            let mut words = after.split_whitespace();
+            let word = words.next().filter(|_| after.starts_with(char::is_whitespace));
+            let word = if word == Some("as") { words.next() } else { word };
+            let named = word.and_then(|word| word.split(|c: char| !in_word(c)).next());
+            !before.ends_with(in_word) && named.is_some_and(|named| named.eq_ignore_ascii_case(alias))
+        })
+    };
+    tables.iter().map(String::as_str).find(|table| named_so(table))
 }
 
 /// A name as SQL reads it: in quotes if it would be another without.
@@ -307,6 +324,10 @@ mod tests {
             assert_eq!(offered(names, "sele"), ["select"]);
             assert_eq!(offered(names, "SELE"), ["SELECT"]);
             assert_eq!(offered(names, "SELECT sizes."), ["sizes.small", "sizes.\"Large One\""]);
+            for line in ["SELECT * FROM sizes s WHERE s.s", "SELECT * FROM orders, sizes AS s, x WHERE s.s"] {
+                assert_eq!(offered(names, line), ["s.small"], "{line}");
+            }
+            assert_eq!(offered(names, "SELECT * FROM sizes, s WHERE s.s"), [""; 0]);
             assert!(offered(names, "SELECT small FROM sizes WHERE sm").contains(&"small".to_owned()));
             assert!(offered(names, "SELECT coun").contains(&"count(".to_owned()));
             assert!(
