@@ -21,6 +21,8 @@ enum Suite {
     Core,
     /// The queries of TPC-H, against DataFusion, DuckDB, Spark and Sail.
     Tpch,
+    /// Planning over a table of 10,000 files: time, and memory of the driver.
+    ManyFiles,
 }
 
 /// Builds everything that is measured as users build it, then runs the suite; the core's beside an S3-compatible server.
@@ -42,10 +44,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             let mut core = command(target_folder()?.join("release/core"));
             run_shown(core.args(&args.more).envs(server.environment()).env("VONK_BENCH_S3_LOG", server.requests()))
         }
-        Suite::Tpch => {
-            let what = ["-p", "vonk-benches", "--features", "sql", "--bin", "tpch"];
-            run_shown(cargo().args(["build", "--locked", "--release"]).args(what))?;
-            run_shown(command(target_folder()?.join("release/tpch")).args(&args.more))
-        }
+        Suite::Tpch => queries("tpch", &args.more),
+        Suite::ManyFiles => queries("many_files", &args.more),
     }
+}
+
+/// Builds and runs a program that measures queries.
+fn queries(program: &str, more: &[String]) -> Result<()> {
+    let what = ["-p", "vonk-benches", "--features", "sql", "--bin", program];
+    run_shown(cargo().args(["build", "--locked", "--release"]).args(what))?;
+    run_shown(command(target_folder()?.join("release").join(program)).args(more))
 }
