@@ -230,10 +230,156 @@ fn a_file_that_cannot_be_read_is_named() {
     wrong_everywhere(home.path(), &table("no.parquet", "PARQUET", "(n BIGINT)", all), &["no.parquet`: "]);
     wrong_everywhere(home.path(), &table("broken.json", "JSON", "(n BIGINT)", all), &["broken.json`: "]);
     wrong_everywhere(home.path(), &table("broken.avro", "AVRO", "(n BIGINT)", all), &["broken.avro`: "]);
-    let mixed = table("mixed/", "PARQUET", "", all);
-    wrong_everywhere(home.path(), &mixed, &["mixed/b.parquet`: column `m` is ", "Int64 in `", "mixed/a.parquet"]);
+    // Columns are those of the first file; another is named when it is read, unless nothing of it is asked for.
+    everywhere(home.path(), &table("mixed/", "PARQUET", "", all), "n\n999000\n");
+    let mixed = table("mixed/", "PARQUET", "", "SELECT sum(m) AS m FROM t");
+    wrong_everywhere(home.path(), &mixed, &["mixed/b.parquet`: column `m` is ", "and Int64 in the table"]);
+    let merged = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'FOLDER/mixed/' OPTIONS ('mergeSchema' 'true')";
+    wrong_everywhere(home.path(), merged, &["mixed/b.parquet`: column `m` is ", "Int64 in `", "mixed/a.parquet"]);
+    wrong_everywhere(home.path(), &table("gone.csv", "CSV", "(n BIGINT)", all), &["gone.csv`: there is no such file"]);
     let told = table("mixed/", "PARQUET", "(n BIGINT, m BIGINT)", "SELECT sum(m) AS m FROM t");
     wrong_everywhere(home.path(), &told, &["mixed/b.parquet`: column `m` is ", "and Int64 in the table"]);
+}
+
+#[test]
+fn columns_that_later_files_have_are_there_if_schemas_are_merged() {
+    let home = tempfile::tempdir().unwrap();
+    let made = "COPY (SELECT 1 AS a) TO 'FOLDER/t/a/' STORED AS PARQUET;
+        COPY (SELECT 2 AS a, 3 AS b) TO 'FOLDER/t/b/' STORED AS PARQUET";
+    ask("local[2]", &[], home.path(), made).succeeded();
+    for (options, wanted) in [("", "a\n1\n2\n"), (" OPTIONS ('merge_schema' 'true')", "a,b\n1,\n2,3\n")] {
+        let table = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'FOLDER/t/'{options}; ");
+        everywhere(home.path(), &format!("{table}SELECT * FROM t ORDER BY a"), wanted);
+    }
+}
+
+#[test]
+fn lines_of_text_are_rows_whatever_files_are_called() {
+    use std::io::Write;
+    let home = tempfile::tempdir().unwrap();
+    let long: String = (0..200_000).map(|n| if n % 3 == 0 { format!("{n}\r\n") } else { format!("{n}\n") }).collect();
+    write(home.path(), &[("t/a.log", "one\ntwo\rthree"), ("t/b", "\n\"f,i\"ve\r\n"), ("long.txt", &long)]);
+    let file = fs::File::create(home.path().join("t/c.txt.gz")).unwrap();
+    let mut file = flate2::write::GzEncoder::new(file, Default::default());
+    file.write_all(b"six\n").unwrap();
+    file.finish().unwrap();
+    let table = |columns: &str, place: &str| {
+        format!("CREATE EXTERNAL TABLE t {columns} STORED AS TEXT LOCATION 'FOLDER/{place}'; ")
+    };
+    for (place, query, wanted) in [
+        ("t/", "SELECT count(*) AS n, sum(length(value)) AS l, max(value) AS m FROM t", "n,l,m\n6,21,two\n"),
+        ("t/", "SELECT value FROM t WHERE value LIKE '%ve'", "value\n\"\"\"f,i\"\"ve\"\n"),
+        ("long.txt", "SELECT count(*) AS n, sum(value::bigint) AS s FROM t", "n,s\n200000,19999900000\n"),
+    ] {
+        everywhere(home.path(), &format!("{}{query}", table("", place)), wanted);
+    }
+    everywhere(
+        home.path(),
+        &format!("{}SELECT min(line) AS l FROM t WHERE line <> ''", table("(line TEXT)", "t/")),
+        "l\n\"\"\"f,i\"\"ve\"\n",
+    );
+    wrong_everywhere(home.path(), &table("(n INT)", "t/"), &["column `n` is Int32, and must be text"]);
+    let back = "COPY (SELECT CASE WHEN value % 2 = 0 THEN '' ELSE concat(value, ',\"') END AS line FROM range(0, 100))
+            TO 'FOLDER/out/' STORED AS TEXT;
+        CREATE EXTERNAL TABLE back STORED AS TEXT LOCATION 'FOLDER/out/';
+        SELECT count(*) AS n, count(DISTINCT value) AS d, sum(length(value)) AS l FROM back";
+    let outcome = ask("local-cluster[2,1]", &[], home.path(), back).succeeded();
+    assert!(outcome.stdout.ends_with("n,d,l\n100,51,195\n"), "{}", outcome.stdout);
+}
+
+/// Whoever reads a folder between a write's entry and its end sees none of it, and is told whose it is.
+#[test]
+fn a_write_that_is_committed_and_not_published_is_waited_for() {
+    let home = tempfile::tempdir().unwrap();
+    ask("local[2]", &[], home.path(), "COPY (SELECT 1 AS n) TO 'FOLDER/t/' STORED AS CSV").succeeded();
+    let table = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'FOLDER/t/'; SELECT sum(n) AS n FROM t";
+    everywhere(home.path(), table, "n\n1\n");
+    let log = crate::harness::files_below(&home.path().join("t/_vonk/log"));
+    let done = log.iter().find(|file| file.extension().is_some_and(|kind| kind == "done")).unwrap();
+    fs::remove_file(done).unwrap();
+    let folder = home.path().join("t");
+    let lines = std::thread::spawn(move || Program::new(&["lines", folder.to_str().unwrap()]).master("local[2]").run());
+    let says = ["is committed but not published yet", "vonk repair"];
+    ask("local[2]", &[], home.path(), table).failed(1, &says);
+    lines.join().unwrap().failed(1, &says);
+}
+
+/// Nothing is to be seen of a write whose query fails when some of its rows are written.
+#[test]
+fn a_write_that_fails_midway_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let rows: String = (0..200_000).map(|n| format!("{n}\n")).collect();
+    write(home.path(), &[("numbers.csv", &format!("n\n{rows}"))]);
+    for (at, (master, conf)) in MASTERS.into_iter().enumerate() {
+        let out = format!("out-{at}");
+        let copy =
+            format!("COPY (SELECT 1 / (n - 150000) AS n FROM 'FOLDER/numbers.csv') TO 'FOLDER/{out}/' STORED AS CSV");
+        ask(master, conf, home.path(), &copy).failed(1, &["ivide by zero"]);
+        let left = crate::harness::files_below(&home.path().join(&out));
+        let visible = |file: &&std::path::PathBuf| !file.to_str().unwrap().contains("/_vonk/");
+        assert_eq!(left.iter().find(visible), None, "{master} {conf:?}");
+        assert!(!left.iter().any(|file| file.to_str().unwrap().contains("/stage/")), "{master} {conf:?}: {left:?}");
+    }
+}
+
+#[test]
+fn an_insert_overwrites_what_was_there() {
+    let home = tempfile::tempdir().unwrap();
+    for (at, (master, conf)) in MASTERS.into_iter().enumerate() {
+        let statements = format!(
+            "COPY (SELECT 1 AS n) TO 'FOLDER/t-{at}/' STORED AS PARQUET;
+             CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'FOLDER/t-{at}/';
+             INSERT INTO t VALUES (2); SELECT sum(n) AS n FROM t;
+             INSERT OVERWRITE t SELECT n * 10 FROM t; SELECT sum(n) AS n FROM t"
+        );
+        let outcome = ask(master, conf, home.path(), &statements).succeeded();
+        let sums: Vec<&str> = outcome.stdout.split("n\n").filter_map(|rest| rest.lines().next()).collect();
+        assert!(sums.contains(&"3") && sums.last() == Some(&"30"), "{master} {conf:?}: {}", outcome.stdout);
+    }
+}
+
+/// As docs/sql.md says it.
+#[test]
+fn whole_numbers_wrap_around_and_decimals_do_not() {
+    let home = tempfile::tempdir().unwrap();
+    let most = "9".repeat(38);
+    write(home.path(), &[("t.csv", &format!("n,d\n9223372036854775807,{most}\n1,1\n"))]);
+    let table = "CREATE EXTERNAL TABLE t (n BIGINT, d DECIMAL(38, 0)) STORED AS CSV LOCATION 'FOLDER/t.csv'
+        OPTIONS ('has_header' 'true'); ";
+    let least = i64::MIN;
+    for (query, wanted) in [
+        ("SELECT max(n) + 1 AS n FROM t", format!("n\n{least}\n")),
+        ("SELECT sum(n) AS n FROM t", format!("n\n{least}\n")),
+    ] {
+        everywhere(home.path(), &format!("{table}{query}"), &wanted);
+    }
+    let decimals = format!("{table}SELECT d + d AS d FROM t");
+    wrong_everywhere(home.path(), &decimals, &["verflow"]);
+}
+
+/// What docs/sql.md says of Spark's dialect, on executors.
+#[test]
+fn executors_speak_sparks_dialect() {
+    let home = tempfile::tempdir().unwrap();
+    write(home.path(), &[("p.csv", "id,name,born\n1,Ada,1815-12-10\n2,Alan,1912-06-23\n")]);
+    let table = "CREATE EXTERNAL TABLE p (id BIGINT, name STRING, born DATE) STORED AS CSV LOCATION 'FOLDER/p.csv'
+        OPTIONS ('has_header' 'true'); ";
+    let query = "SELECT `name`, substring(name, 0, 2) AS s, hex(id + 16) AS h, if(id > 0, 'a', 'b') AS i,
+            born + INTERVAL 1 DAY AS day, born - INTERVAL '1' MONTH AS month, datediff(born, DATE '1815-12-01') AS n,
+            date_add(born, CAST(id AS INT)) AS later, extract(YEAR FROM born) AS y
+        FROM p WHERE name = \"Ada\"";
+    let wanted = "name,s,h,i,day,month,n,later,y\nAda,Ad,11,a,1815-12-11,1815-11-10,9,1815-12-11,1815\n";
+    let ask = |text: &str| ask("local-cluster[2,1]", &["sql.dialect=spark"], home.path(), &format!("{table}{text}"));
+    let outcome = ask(query).succeeded();
+    assert_eq!(outcome.stdout, wanted, "{}", outcome.stderr);
+    for refused in [
+        "CREATE TABLE u USING csv LOCATION 'FOLDER/p.csv'",
+        "CREATE TEMPORARY VIEW v USING csv OPTIONS (path 'FOLDER/p.csv')",
+        "SELECT born + INTERVAL 1 YEAR 2 MONTHS FROM p",
+        "SELECT year(born) FROM p",
+    ] {
+        ask(refused).failed(1, &["error: "]);
+    }
 }
 
 #[test]

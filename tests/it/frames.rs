@@ -57,11 +57,17 @@ fn a_query_survives_executors_that_die() {
 
 #[test]
 fn persisted_rows_outlive_all_executors() {
-    let tokens = Tokens::default().with("between", Fault::KillAll, 1);
-    let outcome = frames(&["persist"]).master(CLUSTER).faults(tokens).run().succeeded();
-    assert_eq!(outcome.stdout, expected().repeat(2));
-    assert_eq!(outcome.tokens.fired(), 1);
-    assert_eq!(frames(&["persist"]).master("local[2]").run().succeeded().stdout, expected().repeat(2));
+    for how in [&["persist"][..], &["persist", "--cache"]] {
+        // The second look at the rows computes nothing of what they were computed from.
+        let tokens = Tokens::default().with("between", Fault::KillAll, 1);
+        let outcome = frames(how).master(CLUSTER).faults(tokens).run().succeeded();
+        assert_eq!(outcome.stdout, expected().repeat(2), "{how:?}");
+        assert_eq!(outcome.tokens.fired(), 1);
+    }
+    for conf in [&[][..], &["sql.force_stages=true"]] {
+        let outcome = frames(&["persist"]).master("local[2]").conf(conf).run().succeeded();
+        assert_eq!(outcome.stdout, expected().repeat(2), "{conf:?}");
+    }
 }
 
 #[test]
@@ -174,6 +180,63 @@ fn every_format_reads_back() {
             .map(|path| fs::read_to_string(path).unwrap().lines().count())
             .sum();
         assert_eq!(lines, if format == "json" { 13 } else { 40_000 }, "{format}");
+    }
+}
+
+#[test]
+fn every_format_is_read_and_written_by_folders() {
+    let home = tempfile::tempdir().unwrap();
+    for format in ["csv", "json", "parquet"] {
+        let out = home.path().join(format);
+        let to = out.to_str().unwrap();
+        frames(&["write", to, "--format", format, "--by-key"]).master(CLUSTER).run().succeeded();
+        assert_eq!(published(&out).iter().filter(|name| name.starts_with("key=")).count(), 13, "{format}");
+        let outcome = frames(&["read", to, "--format", format]).master(CLUSTER).run().succeeded();
+        assert_eq!(outcome.stdout, expected(), "{format}");
+    }
+    let arrow = home.path().join("sums.arrow");
+    frames(&["make-arrow", arrow.to_str().unwrap()]).master("local[2]").run().succeeded();
+    for master in ["local[2]", CLUSTER] {
+        let outcome = frames(&["read", arrow.to_str().unwrap(), "--format", "arrow"]).master(master).run();
+        assert_eq!(outcome.succeeded().stdout, expected(), "{master}");
+    }
+}
+
+#[test]
+fn functions_of_every_kind_reach_executors() {
+    // The sum of squares, and the greatest number of a row within its key.
+    let squares: i64 = (0..40_000_i64).map(|value| value * value).sum();
+    for (master, conf) in [("local[2]", &[][..]), (CLUSTER, &["sql.partitions=5"])] {
+        let outcome = frames(&["functions"]).master(master).conf(conf).run().succeeded();
+        assert_eq!(outcome.stdout, format!("{squares}\t3077\n"), "{master}");
+    }
+}
+
+#[test]
+fn a_write_whose_function_panics_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let tokens = Tokens::default().with("reduce", Fault::Panic, 1000);
+    let outcome = frames(&["write", out.to_str().unwrap()]).master(CLUSTER).faults(tokens).run();
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert_eq!(published(&out), BTreeSet::new());
+    assert!(files_below(&out.join("_vonk/stage")).is_empty());
+}
+
+/// A reader that does something else meanwhile has all results wait in the store; what it has let go of does not count.
+#[test]
+fn a_result_of_any_size_is_streamed_and_a_collected_one_is_limited() {
+    let query = |text: &str, how: &[&str]| {
+        let args = [&["query", "--wide"][..], how, &[text]].concat();
+        frames(&args).master(CLUSTER).conf(&["driver.max_result_size=8m", "sql.partitions=4"])
+    };
+    for order in ["", " ORDER BY text DESC"] {
+        let text = format!("SELECT key, text FROM wide{order}");
+        let outcome = query(&text, &["--stream"]).run().succeeded();
+        assert_eq!(outcome.stdout, "200000 rows, 19999900000\n", "{order}");
+        assert_eq!(query(&text, &["--first"]).run_leaving().succeeded().stdout, "some rows\n", "{order}");
+        // Executors end at once, and what a disk had of a result by then has no name that a store knows.
+        query(&text, &[]).run_leaving().failed(1, &["driver.max_result_size", "collect results"]);
     }
 }
 
