@@ -29,8 +29,9 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// # Examples
 /// ```no_run
 /// let ctx = vonk::Context::builder().conf("app.files", "conf/stops.txt").build()?;
-/// let words = ctx.text_file("README.md")?.flat_map(|line| line.split_whitespace());
-/// let longer = words.filter(|word| !std::fs::read_to_string(vonk::attached("stops.txt").unwrap()).unwrap().contains(&**word));
+/// let stops = std::fs::read_to_string(vonk::attached("stops.txt")?)?;
+/// println!("{} words are left out", stops.lines().count());
+/// ctx.stop();
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn attached(name: &str) -> Result<PathBuf, NotAttached> {

@@ -128,7 +128,7 @@ pub(crate) fn note_end(code: u8, report: Option<String>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if let (Ok(runtime), Ok((store, root))) = (runtime, shuffle::store::open(&said.store_url)) {
             runtime.block_on(async {
-                let error = report.as_deref().map(|report| in_a_line(report));
+                let error = report.as_deref().map(in_a_line);
                 standing::note_end(&*store, &root, said.who.app, i32::from(code), error).await;
                 if let (Some(report), Some(printed)) = (report, &said.printed) {
                     let _ = printed.add(format!("{report}\n").as_bytes());

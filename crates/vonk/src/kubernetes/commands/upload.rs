@@ -48,7 +48,10 @@ pub(crate) async fn program(config: &Config, store: Option<&Store>, path: &Path)
 pub(crate) async fn bring_here(program: &mut Program) -> Result<Option<File>, anyhow::Error> {
     let Program::Stored { url, sql, .. } = &*program else { return Ok(None) };
     let (store, key) = shuffle::store::open(url).context(Usage(format!("run {url}")))?;
-    let failed = |source| program::Error::Store { what: "fetch the program", key: key.clone(), source };
+    let failed = |source| {
+        let error = program::Error::Store { what: "fetch the program", key: key.clone(), source };
+        anyhow::Error::new(error).context(format!("run {url}"))
+    };
     let bytes = store.get(&key).await.map_err(failed)?.bytes().await.map_err(failed)?;
     let memory = || anyhow::Error::msg(format!("keep {url} in memory"));
     let file = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::empty());
