@@ -3,6 +3,7 @@
 //! Files at one or more places, in one format, whose folders may give columns. What lies there is looked up for every query, so
 //! that files that were added or replaced are seen.
 
+use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use datafusion::common::{
 };
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::helpers::expr_applicable_for_cols;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, PartitionedFile};
+use datafusion::datasource::physical_plan::parquet::metadata::{DFParquetMetadata, ordering_from_parquet_metadata};
 use datafusion::datasource::physical_plan::{FileGroup, FileOutputMode, FileScanConfigBuilder, FileSinkConfig};
 use datafusion::datasource::provider::DefaultTableFactory;
 use datafusion::datasource::table_schema::TableSchema;
@@ -29,6 +32,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::prelude::SessionContext;
 use datafusion_datasource::compute_all_files_statistics;
+use datafusion_datasource::file_format::FileMeta;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStore};
 
@@ -44,6 +48,9 @@ const LOOKED_AT: usize = 1_000;
 
 /// Of more files than these, what each has is only added up: kept, it would have most of a driver's memory.
 const KNOWN_APART: usize = 1_000;
+
+/// So many footers of local files are read at once: more threads only take more memory, as nothing of theirs is far away.
+const LOCAL_AT_ONCE: usize = 4;
 
 /// The option that asks for the columns of all files together, as Spark spells it in lower case and as it is written here.
 const MERGE_SCHEMA: [&str; 2] = ["format.merge_schema", "format.mergeschema"];
@@ -257,7 +264,8 @@ impl FileTable {
                 // Files that lie elsewhere are not the table's, as in Hive.
                 let Some(values) = partitions::values(&folders, &self.folders)? else { continue };
                 if seen.insert(meta.location.clone()) {
-                    files.push(meta);
+                    // Nobody asks for a version of a file, and plans hold many copies of this.
+                    files.push(ObjectMeta { e_tag: None, version: None, ..meta });
                     all_values.push(values);
                 }
             }
@@ -281,11 +289,19 @@ impl FileTable {
     ) -> Result<Measured> {
         let store = session.runtime_env().object_store(&self.store)?;
         let wanted = files.len();
-        let at_once = session.config_options().execution.meta_fetch_concurrency.get();
+        let mut at_once = session.config_options().execution.meta_fetch_concurrency.get();
+        if self.store.as_str().starts_with("file:") {
+            at_once = at_once.min(LOCAL_AT_ONCE);
+        }
+        let parquet = (self.format.as_ref() as &dyn Any).downcast_ref::<ParquetFormat>();
+        let footers = parquet.filter(|format| wanted > KNOWN_APART && !is_encrypted(format));
         let measure = |file: PartitionedFile| async {
-            let meta =
-                self.format.infer_stats_and_ordering(session, &store, Arc::clone(&self.columns), &file.object_meta);
-            let meta = meta.await.map_err(|error| self.about(&file.object_meta, error))?;
+            let (object, columns) = (&file.object_meta, &self.columns);
+            let meta = match footers {
+                Some(format) => from_footer(format, &store, columns, object).await,
+                None => self.format.infer_stats_and_ordering(session, &store, Arc::clone(columns), object).await,
+            };
+            let meta = meta.map_err(|error| self.about(object, error))?;
             let statistics = partitions::with_values(meta.statistics, &file.partition_values);
             let mut file = file.with_ordering(meta.ordering);
             file.statistics = Some(Arc::new(statistics));
@@ -590,6 +606,26 @@ fn without_folders(columns: &SchemaRef, folders: &[FieldRef], by_name: bool) -> 
     let twice = |field: &&FieldRef| folders.iter().any(|folder| folder.name() == field.name());
     let fields: Vec<FieldRef> = columns.fields().iter().filter(|field| !twice(field)).cloned().collect();
     Ok(Arc::new(Schema::new_with_metadata(fields, columns.metadata().clone())))
+}
+
+/// What a Parquet file's footer says of its rows. It is not remembered, and what else it leads to is not read: of so many files,
+/// one would drive out another.
+async fn from_footer(
+    format: &ParquetFormat,
+    store: &Arc<dyn ObjectStore>,
+    columns: &SchemaRef,
+    file: &ObjectMeta,
+) -> Result<FileMeta> {
+    let footer = DFParquetMetadata::new(store, file).with_metadata_size_hint(format.metadata_size_hint());
+    let footer = footer.fetch_metadata().await?;
+    let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, columns)?;
+    Ok(FileMeta::new(statistics).with_ordering(ordering_from_parquet_metadata(&footer, columns)?))
+}
+
+/// Whether a footer may need keys.
+fn is_encrypted(format: &ParquetFormat) -> bool {
+    let crypto = &format.options().crypto;
+    crypto.file_decryption.is_some() || crypto.factory_id.is_some()
 }
 
 /// Whether files of a format say what their columns are. Those of others are told from the rows of all.
