@@ -95,7 +95,7 @@ pub(crate) fn files(root: &DataSinkExec) -> Result<Files<'_>> {
 /// The same write, of rows that go in the place of those that are there.
 ///
 /// # Errors
-/// It writes something other than Parquet, CSV or JSON files.
+/// It writes something other than Parquet, CSV, JSON or Arrow files.
 pub(crate) fn replacing(plan: Arc<dyn ExecutionPlan>, op: InsertOp) -> Result<Arc<dyn ExecutionPlan>> {
     let Some(root) = downcast::<DataSinkExec>(&plan) else { return internal_err!("a write has no sink") };
     let files = files(root)?;
@@ -104,6 +104,7 @@ pub(crate) fn replacing(plan: Arc<dyn ExecutionPlan>, op: InsertOp) -> Result<Ar
         Format::Parquet(options) => Arc::new(ParquetSink::new(config, *options)),
         Format::Csv(options) => Arc::new(CsvSink::new(config, options)),
         Format::Json(options) => Arc::new(JsonSink::new(config, options)),
+        Format::Arrow => Arc::new(ArrowSink(config)),
     };
     Ok(Arc::new(DataSinkExec::new(Arc::clone(root.input()), sink, root.sort_order().clone())))
 }

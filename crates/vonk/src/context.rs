@@ -543,8 +543,10 @@ pub(crate) struct DriverParts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) app: AppId,
     pub(crate) epoch: Epoch,
+    #[cfg_attr(not(feature = "k8s"), expect(dead_code, reason = "only pods bear it"))]
     pub(crate) name: &'a str,
     pub(crate) store: &'a Arc<dyn ObjectStore>,
+    #[cfg_attr(not(feature = "k8s"), expect(dead_code, reason = "only pods are started with it"))]
     pub(crate) store_url: &'a str,
     pub(crate) root: &'a Path,
     pub(crate) disk: PathBuf,

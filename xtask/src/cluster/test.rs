@@ -31,7 +31,10 @@ const PROGRAM_VARIABLE: &str = "VONK_TEST_PROGRAM";
 /// What tests read to find the program that pretends nodes.
 const KWOK_VARIABLE: &str = "VONK_TEST_KWOK";
 
-/// Two executors each fill two nodes of two CPUs; most of the time tests wait.
+/// Two tests at a time need four CPUs and a little; pods that are about to go hold theirs for up to half a minute.
+const NODES: u8 = 3;
+
+/// Most of the time tests wait.
 const AT_A_TIME: &str = "--test-threads=2";
 
 /// Those that bear nothing beside them.
@@ -66,7 +69,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     };
     run_shown(tests().arg("--no-run"))?;
     let mut environment: Vec<(&str, OsString)> =
-        up::ensure()?.into_iter().map(|(name, value)| (name, value.into())).collect();
+        up::ensure(NODES)?.into_iter().map(|(name, value)| (name, value.into())).collect();
     image::give_as_users_get_it(&stripped(STOCK.0, profile)?, STOCK.1)?;
     let program = stripped(PROGRAM.0, profile)?;
     image::give(&program, PROGRAM.1, &[PROGRAM.0.to_owned()])?;

@@ -53,19 +53,22 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
 /// Runs a command with what it needs to find a cluster: the one that the environment names, else ours, which is started
 /// unless it is up.
 pub(crate) fn with_cluster(words: &[String]) -> Result<()> {
-    let environment = ensure()?;
+    let environment = ensure(NODES)?;
     run_shown(workspace_command(&words[0]).args(&words[1..]).envs(environment))
 }
 
-/// Sees that there is a cluster, and gives what finds it beyond what the environment says.
-pub(crate) fn ensure() -> Result<Vec<(&'static str, String)>> {
+/// Sees that there is a cluster, started with so many nodes if there was none, and gives what finds it beyond what the
+/// environment says.
+pub(crate) fn ensure(nodes: u8) -> Result<Vec<(&'static str, String)>> {
     if ["KUBECONFIG", "VONK_TEST_S3_URL"].iter().all(|name| std::env::var_os(name).is_some()) {
         return Ok(Vec::new());
     }
     let state = State::find()?;
     // Let go before a command runs: it may well be one of ours.
     let _alone = state::alone()?;
-    bring_up(&state, NODES)?;
+    if found(&state).is_none() {
+        bring_up(&state, nodes)?;
+    }
     Ok(environment(&state))
 }
 
