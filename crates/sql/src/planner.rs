@@ -20,11 +20,8 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
-use model::JobRunner;
 
-use crate::adapt::Limits;
 use crate::explain::{AnalyzeExec, explained};
-use crate::functions::Carrier;
 use crate::hint::{self, Hints};
 use crate::persist::InStages;
 use crate::query::{Cluster, QueryExec};
@@ -50,15 +47,8 @@ pub(crate) struct ClusterPlanner {
 }
 
 impl ClusterPlanner {
-    pub(crate) fn new(
-        runner: Arc<dyn JobRunner>,
-        carrier: Arc<dyn Carrier>,
-        limits: Limits,
-        adaptive: bool,
-        stages: bool,
-        sized: bool,
-    ) -> Self {
-        Self { cluster: Arc::new(Cluster { runner, carrier, limits, adaptive }), stages, sized }
+    pub(crate) fn new(cluster: Cluster, stages: bool, sized: bool) -> Self {
+        Self { cluster: Arc::new(cluster), stages, sized }
     }
 }
 

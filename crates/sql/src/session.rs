@@ -24,6 +24,7 @@ use crate::lateral::LateralViews;
 use crate::named::NameFiles;
 use crate::persist::Caches;
 use crate::planner::ClusterPlanner;
+use crate::query::Cluster;
 use crate::results::MaxHeld;
 use crate::single::SingleValues;
 use crate::spill;
@@ -112,8 +113,14 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
         partition: parts.partition_size,
         slots: parts.slots,
     };
-    let planner =
-        ClusterPlanner::new(parts.runner, parts.carrier, limits, parts.adaptive, parts.stages, parts.partitions == 0);
+    let cluster = Cluster {
+        runner: parts.runner,
+        carrier: parts.carrier,
+        limits,
+        adaptive: parts.adaptive,
+        store_url: parts.store_url,
+    };
+    let planner = ClusterPlanner::new(cluster, parts.stages, parts.partitions == 0);
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(config)
         .with_runtime_env(runtime)

@@ -33,7 +33,7 @@ use crate::order;
 use crate::query::{Cluster, Ran, again, run_exchanges};
 use crate::read::downcast;
 use crate::stage::{End, StageTemplate};
-use crate::write;
+use crate::{stores, write};
 
 /// What happens to what is at the destination, for writes of this session. Without it DataFusion's own word counts, which is
 /// to append.
@@ -161,7 +161,8 @@ impl WriteExec {
     fn target(&self) -> WriteTarget {
         let runner = &self.cluster.runner;
         let write = WriteId { app: runner.app(), epoch: runner.epoch(), job: runner.ids().job() };
-        WriteTarget { destination: self.destination.clone(), mode: self.mode, write }
+        let destination = stores::located(&self.cluster.store_url, &self.destination);
+        WriteTarget { destination, mode: self.mode, write }
     }
 
     /// Runs the last stage.
@@ -170,7 +171,7 @@ impl WriteExec {
         let (runner, destination) = (&self.cluster.runner, &self.destination);
         let end = End::Write {
             sink: Arc::clone(&self.sink),
-            destination: Destination { write: target.write.to_string(), url: destination.clone() },
+            destination: Destination { write: target.write.to_string(), url: target.destination.clone() },
         };
         let name = format!("{}, write", name::stage(plan));
         let stage = StageTemplate::new(name, plan, &end, &self.config, &self.cluster.carrier)?;

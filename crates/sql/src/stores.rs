@@ -41,7 +41,7 @@ impl Stores {
         let store: Arc<dyn ObjectStore> = if url.scheme() == "file" {
             Arc::new(LocalFileSystem::new())
         } else {
-            root.set_query(self.own.as_ref().filter(|own| own.scheme() == url.scheme()).and_then(Url::query));
+            root.set_query(endpoint(self.own.as_ref(), url));
             shuffle::store::open(root.as_str()).map_err(|error| DataFusionError::External(Box::new(error)))?.0
         };
         let visible = Visible::new(store);
@@ -52,6 +52,23 @@ impl Stores {
             }
             None => visible,
         }))
+    }
+}
+
+/// What the URL of the application's own store says of endpoint and region, for another one of the same kind.
+fn endpoint<'a>(own: Option<&'a Url>, url: &Url) -> Option<&'a str> {
+    own.filter(|own| own.scheme() == url.scheme()).and_then(Url::query)
+}
+
+/// Where files are written, for those who know no session: a table's URL, with endpoint and region if it names none.
+pub(crate) fn located(own: &str, destination: &str) -> String {
+    match (Url::parse(own).ok(), Url::parse(destination)) {
+        (own @ Some(_), Ok(mut url)) if url.query().is_none() => {
+            let endpoint = endpoint(own.as_ref(), &url).map(str::to_owned);
+            url.set_query(endpoint.as_deref());
+            url.into()
+        }
+        _ => destination.to_owned(),
     }
 }
 
@@ -79,5 +96,21 @@ impl ObjectStoreRegistry for Stores {
         let store = self.open(url)?;
         open.insert(key(url), Arc::clone(&store));
         Ok(store)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes to an S3-compatible server went to Amazon's.
+    #[test]
+    fn what_is_written_goes_where_the_applications_store_is() {
+        let own = "s3://bucket/vonk?endpoint=http://minio:9000&region=x";
+        let there = located(own, "s3://other/a/b/");
+        assert_eq!(there, "s3://other/a/b/?endpoint=http://minio:9000&region=x");
+        assert_eq!(located(own, "s3://other/a?region=y"), "s3://other/a?region=y");
+        assert_eq!(located(own, "file:///a/b c/"), "file:///a/b c/");
+        assert_eq!(located("", "s3://other/a"), "s3://other/a");
     }
 }
