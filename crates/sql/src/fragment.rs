@@ -36,6 +36,7 @@ use crate::functions::{BuiltIn, Carrier, Function, FunctionKind, Prefer};
 use crate::read::{EqualColumns, ShuffleReadExec, downcast};
 use crate::scan::{Content, ScanExec, content};
 use crate::stage::End;
+use crate::stores::OwnStore;
 use crate::text::TextSource;
 use crate::window::{Filtered, Told};
 
@@ -61,6 +62,9 @@ struct Body {
     /// Spark's functions go before DataFusion's of the same name.
     #[prost(bool, tag = "4")]
     spark: bool,
+    /// The URL of the application's store.
+    #[prost(string, tag = "5")]
+    store: String,
 }
 
 /// A decoded fragment.
@@ -71,6 +75,8 @@ pub(crate) struct Fragment {
     /// Where files go, and the sink that says which.
     pub(crate) write: Option<(Destination, Arc<dyn ExecutionPlan>)>,
     pub(crate) config: SessionConfig,
+    /// The application's store.
+    pub(crate) store: OwnStore,
 }
 
 /// Encodes a fragment whose leaves have been taken out.
@@ -96,13 +102,14 @@ pub(crate) fn encode(
     let codec = Codec { carrier: Arc::clone(carrier), prefer };
     let plan = physical_plan_to_bytes_with_extension_codec(plan, &codec).map_err(Error::encode)?;
     let spark = prefer == Prefer::Spark;
-    Ok(Body { plan, options: changed(config.options()), write, spark }.encode_to_vec().into())
+    let store = OwnStore::of(config).0.clone();
+    Ok(Body { plan, options: changed(config.options()), write, spark, store }.encode_to_vec().into())
 }
 
 /// Decodes a fragment.
 pub(crate) fn decode(
     body: Bytes,
-    context: impl FnOnce(SessionConfig) -> TaskContext,
+    context: impl FnOnce(SessionConfig, &OwnStore) -> DfResult<TaskContext>,
     carrier: &Arc<dyn Carrier>,
 ) -> Result<Fragment, Error> {
     let body = Body::decode(body).map_err(Error::decode)?;
@@ -112,7 +119,8 @@ pub(crate) fn decode(
     }
     let prefer = if body.spark { Prefer::Spark } else { Prefer::DataFusion };
     let config = SessionConfig::from(options).with_extension(Arc::new(prefer));
-    let context = context(config.clone());
+    let store = OwnStore(body.store);
+    let context = context(config.clone(), &store).map_err(Error::decode)?;
     let codec = Codec { carrier: Arc::clone(carrier), prefer };
     let mut plan =
         physical_plan_from_bytes_with_extension_codec(&body.plan, &context, &codec).map_err(Error::decode)?;
@@ -125,7 +133,7 @@ pub(crate) fn decode(
     if let Some(root) = downcast::<DataSinkExec>(&plan) {
         plan = Arc::clone(root.input());
     }
-    Ok(Fragment { plan, partitioning, write, config })
+    Ok(Fragment { plan, partitioning, write, config, store })
 }
 
 /// Options that are not at their default.

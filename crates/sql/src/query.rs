@@ -38,8 +38,6 @@ pub(crate) struct Cluster {
     pub(crate) carrier: Arc<dyn Carrier>,
     pub(crate) limits: Limits,
     pub(crate) adaptive: bool,
-    /// The URL of the application's store.
-    pub(crate) store_url: String,
 }
 
 /// A query that runs on the cluster when it is executed. Its one partition gives the rows in the order that was asked for.

@@ -28,7 +28,7 @@ use crate::query::Cluster;
 use crate::results::MaxHeld;
 use crate::single::SingleValues;
 use crate::spill;
-use crate::stores::Stores;
+use crate::stores::{OwnStore, Stores};
 use crate::tables::FileTables;
 use crate::text::TextFilesFactory;
 
@@ -81,13 +81,14 @@ pub struct SessionParts {
 pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
     let width = if parts.partitions == 0 { parts.slots } else { parts.partitions };
     let mut config = SessionConfig::new().with_target_partitions(width.max(1)).with_information_schema(true);
+    config.set_extension(Arc::new(OwnStore(parts.store_url.clone())));
     let (memory, slots) = parts.memory;
     if parts.stages {
         one_process_no_more(config.options_mut());
         config = fit_memory(config, memory / slots.max(1) as u64);
     }
 
-    let stores = Stores::new(&parts.store_url).committed(Arc::clone(&parts.runner));
+    let stores = Stores::new(&OwnStore::of(&config)).committed(Arc::clone(&parts.runner));
     let pool = FairSpillPool::new(usize::try_from(memory).unwrap_or(usize::MAX));
     let named = std::num::NonZeroUsize::new(CONSUMERS_NAMED).unwrap_or(std::num::NonZeroUsize::MIN);
     let mut runtime = RuntimeEnvBuilder::new();
@@ -113,13 +114,7 @@ pub fn session(parts: SessionParts) -> Result<SessionContext, Error> {
         partition: parts.partition_size,
         slots: parts.slots,
     };
-    let cluster = Cluster {
-        runner: parts.runner,
-        carrier: parts.carrier,
-        limits,
-        adaptive: parts.adaptive,
-        store_url: parts.store_url,
-    };
+    let cluster = Cluster { runner: parts.runner, carrier: parts.carrier, limits, adaptive: parts.adaptive };
     let planner = ClusterPlanner::new(cluster, parts.stages, parts.partitions == 0);
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(config)

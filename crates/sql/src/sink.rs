@@ -33,7 +33,8 @@ use crate::order;
 use crate::query::{Cluster, Ran, again, run_exchanges};
 use crate::read::downcast;
 use crate::stage::{End, StageTemplate};
-use crate::{stores, write};
+use crate::stores::OwnStore;
+use crate::write;
 
 /// What happens to what is at the destination, for writes of this session. Without it DataFusion's own word counts, which is
 /// to append.
@@ -161,7 +162,7 @@ impl WriteExec {
     fn target(&self) -> WriteTarget {
         let runner = &self.cluster.runner;
         let write = WriteId { app: runner.app(), epoch: runner.epoch(), job: runner.ids().job() };
-        let destination = stores::located(&self.cluster.store_url, &self.destination);
+        let destination = OwnStore::of(&self.config).located(&self.destination);
         WriteTarget { destination, mode: self.mode, write }
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::config::SessionConfig;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use model::JobRunner;
 use object_store::ObjectStore;
@@ -25,9 +26,8 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// `own` is the application's own store, or empty.
-    pub(crate) fn new(own: &str) -> Self {
-        Self { own: Url::parse(own).ok(), runner: None, open: Mutex::default() }
+    pub(crate) fn new(own: &OwnStore) -> Self {
+        Self { own: Url::parse(&own.0).ok(), runner: None, open: Mutex::default() }
     }
 
     /// Stores whose lists wait for what was committed to be published.
@@ -60,15 +60,25 @@ fn endpoint<'a>(own: Option<&'a Url>, url: &Url) -> Option<&'a str> {
     own.filter(|own| own.scheme() == url.scheme()).and_then(Url::query)
 }
 
-/// Where files are written, for those who know no session: a table's URL, with endpoint and region if it names none.
-pub(crate) fn located(own: &str, destination: &str) -> String {
-    match (Url::parse(own).ok(), Url::parse(destination)) {
-        (own @ Some(_), Ok(mut url)) if url.query().is_none() => {
-            let endpoint = endpoint(own.as_ref(), &url).map(str::to_owned);
-            url.set_query(endpoint.as_deref());
-            url.into()
+/// The URL of the application's own store, as an extension of a session's configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnStore(pub(crate) String);
+
+impl OwnStore {
+    /// That of a session; empty if there is none.
+    pub(crate) fn of(config: &SessionConfig) -> Arc<Self> {
+        config.get_extension().unwrap_or_default()
+    }
+
+    /// Where files are written, for those who know no session: a table's URL, with endpoint and region if it names none.
+    pub(crate) fn located(&self, destination: &str) -> String {
+        match (Url::parse(&self.0).ok(), Url::parse(destination)) {
+            (own @ Some(_), Ok(mut url)) if url.query().is_none() => {
+                url.set_query(endpoint(own.as_ref(), &url.clone()));
+                url.into()
+            }
+            _ => destination.to_owned(),
         }
-        _ => destination.to_owned(),
     }
 }
 
@@ -106,11 +116,10 @@ mod tests {
     /// Writes to an S3-compatible server went to Amazon's.
     #[test]
     fn what_is_written_goes_where_the_applications_store_is() {
-        let own = "s3://bucket/vonk?endpoint=http://minio:9000&region=x";
-        let there = located(own, "s3://other/a/b/");
-        assert_eq!(there, "s3://other/a/b/?endpoint=http://minio:9000&region=x");
-        assert_eq!(located(own, "s3://other/a?region=y"), "s3://other/a?region=y");
-        assert_eq!(located(own, "file:///a/b c/"), "file:///a/b c/");
-        assert_eq!(located("", "s3://other/a"), "s3://other/a");
+        let own = OwnStore("s3://bucket/vonk?endpoint=http://minio:9000&region=x".into());
+        assert_eq!(own.located("s3://other/a/b/"), "s3://other/a/b/?endpoint=http://minio:9000&region=x");
+        assert_eq!(own.located("s3://other/a?region=y"), "s3://other/a?region=y");
+        assert_eq!(own.located("file:///a/b/"), "file:///a/b/");
+        assert_eq!(OwnStore::default().located("s3://other/a"), "s3://other/a");
     }
 }

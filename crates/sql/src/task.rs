@@ -47,7 +47,7 @@ use crate::read::downcast;
 use crate::route::gathers_left;
 use crate::rows::Encoder;
 use crate::spill::{self, SpillSpace};
-use crate::stores::Stores;
+use crate::stores::{OwnStore, Stores};
 use crate::write;
 
 /// What an executor gives to a task.
@@ -220,10 +220,10 @@ fn with_filters(plan: Arc<dyn ExecutionPlan>, config: &SessionConfig) -> DfResul
     FilterPushdown::new_post_optimization().optimize(plan, config.options())
 }
 
-/// What decoding a fragment needs: functions, by name.
-fn decoding(config: SessionConfig) -> TaskContext {
+/// What decoding a fragment needs: functions, by name, and the stores that its sources read.
+fn decoding(config: SessionConfig, store: &OwnStore) -> DfResult<TaskContext> {
     let all = BuiltIn::get(Prefer::of(&config));
-    TaskContext::new(
+    Ok(TaskContext::new(
         None,
         String::new(),
         config,
@@ -231,8 +231,8 @@ fn decoding(config: SessionConfig) -> TaskContext {
         all.higher_order.clone(),
         all.aggregate.clone(),
         all.window.clone(),
-        Arc::new(RuntimeEnv::default()),
-    )
+        shared_runtime(store)?,
+    ))
 }
 
 /// What a plan executes in: its functions are part of it.
@@ -248,13 +248,12 @@ const SMALL_POOL: u64 = 256 << 20;
 const SMALL_FAN_IN: usize = 8;
 
 /// What all tasks of a process share: open stores, and what is known of files.
-fn shared_runtime(env: &TaskEnv) -> DfResult<Arc<RuntimeEnv>> {
+fn shared_runtime(store: &OwnStore) -> DfResult<Arc<RuntimeEnv>> {
     static RUNTIME: OnceLock<Arc<RuntimeEnv>> = OnceLock::new();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(Arc::clone(runtime));
     }
-    let store = env.settings.get("store").cloned().unwrap_or_default();
-    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(Stores::new(&store))).build_arc()?;
+    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(Stores::new(store))).build_arc()?;
     Ok(Arc::clone(RUNTIME.get_or_init(|| runtime)))
 }
 
@@ -266,7 +265,7 @@ impl Prepared {
         }
         // A merge holds a batch of every file that it reads.
         let fan_in = if env.memory_limit < SMALL_POOL { SMALL_FAN_IN } else { 0 };
-        let runtime = RuntimeEnvBuilder::from_runtime_env(&*shared_runtime(env)?)
+        let runtime = RuntimeEnvBuilder::from_runtime_env(&*shared_runtime(&self.fragment.store)?)
             .with_disk_manager_builder(spill::disk(Arc::clone(&env.spill)))
             .with_max_spill_merge_fan_in(fan_in)
             .build_arc()?;

@@ -92,10 +92,12 @@ fn outcomes(options: &Options, records: &[Record]) -> Result<Vec<String>> {
 
 /// Files of DataFusion's checkout are not here: a table of told columns finds an empty folder, which is no error.
 fn make_room(text: &str) -> std::io::Result<()> {
-    let told = text.split_once("STORED AS").is_some_and(|(head, _)| head.contains('('));
-    let place = text.split_once("LOCATION '").and_then(|(_, rest)| rest.split_once('\'')).map(|(place, _)| place);
+    // Of the same length as the text itself.
+    let upper = text.to_ascii_uppercase();
+    let told = upper.split_once("STORED AS").is_some_and(|(head, _)| head.contains('('));
+    let place = upper.find("LOCATION '").and_then(|at| text[at..].split('\'').nth(1));
     match place {
-        Some(place) if told && place.starts_with("../") && !std::path::Path::new(place).exists() => {
+        Some(place) if told && !place.contains("://") && !std::path::Path::new(place).exists() => {
             std::fs::create_dir_all(place)
         }
         _ => Ok(()),
