@@ -162,6 +162,7 @@ const RESERVED: &[&str] = &[
     "VONK_APP",
     "VONK_EPOCH",
     "VONK_EXECUTOR",
+    "VONK_POD_NAME",
     "VONK_POD_UID",
     "VONK_PROGRAM",
     "VONK_FETCHED",
