@@ -94,7 +94,7 @@ pub(crate) enum Message {
 pub(crate) struct Remains {
     /// Keys of shuffles that were not released.
     pub(crate) keys: Vec<String>,
-    /// An executor was lost, or a job failed or was cancelled: objects may exist that no status names.
+    /// An executor was lost, a task failed or was taken back, or never told how it ended: objects may exist that no status names.
     pub(crate) unnamed: bool,
 }
 
@@ -172,6 +172,8 @@ pub(crate) struct EventLoop {
     now: Timestamp,
     store_answered: Option<Timestamp>,
     unnamed: bool,
+    /// Attempts that were launched and have not told how they ended.
+    unheard: BTreeMap<AttemptId, ExecutorId>,
     doomed: Option<String>,
     last_lines: LastLines,
     waits: Waits,
@@ -263,6 +265,7 @@ impl EventLoop {
             now: Timestamp::default(),
             store_answered: None,
             unnamed: false,
+            unheard: BTreeMap::new(),
             doomed: None,
             last_lines: LastLines::default(),
             waits: Waits::default(),
@@ -370,7 +373,9 @@ impl EventLoop {
         self.record(|_| AppEvent::ApplicationEnded { error });
         self.end_turn();
         self.leave();
-        Remains { keys: self.registry.keys(), unnamed: self.unnamed }
+        // A task that was taken back may have run nevertheless.
+        let unnamed = self.unnamed || !self.unheard.is_empty();
+        Remains { keys: self.registry.keys(), unnamed }
     }
 
     /// Lets go of executors: none is replaced any more.
@@ -608,8 +613,11 @@ impl EventLoop {
         }
         remote.heard = status.number;
         let attempt = status.attempt;
+        self.unheard.remove(&attempt);
         match status.outcome {
             TaskOutcome::Failed(failure) => {
+                // Rows that it had handed over may be stored all the same.
+                self.unnamed = true;
                 if failure.kind == FailureKind::Lost(LossCause::Released) {
                     // It was told to end by its system, and would give back whatever it is sent.
                     let why = "its system told it to end".to_owned();
@@ -755,10 +763,12 @@ impl EventLoop {
     fn perform(&mut self, action: Action) {
         match action {
             Action::LaunchTask { attempt, executor, stage_has_pending } => {
+                self.unheard.insert(attempt, executor);
                 self.launch(Held { attempt, executor, stage_has_pending, input: None });
             }
             Action::CancelTask { attempt, executor } => {
                 if self.held.remove(&attempt).is_some() {
+                    self.unheard.remove(&attempt);
                     let failure = Failure::new(FailureKind::Cancelled, "cancelled before it was sent");
                     self.came_of_it(Event::TaskFailed { attempt, executor, failure });
                 } else {
@@ -850,6 +860,7 @@ impl EventLoop {
         }
         self.answers(executor);
         self.held.retain(|_, held| held.executor != executor);
+        self.unheard.retain(|_, on| *on != executor);
         self.unnamed |= cause != LossCause::Released && cause != LossCause::Start;
         self.parts.backend.release(executor);
         self.record(|_| AppEvent::ExecutorLost { executor, cause, why });
