@@ -288,10 +288,7 @@ async fn a_driver_that_cannot_start_says_why_and_is_removed() {
     let submitted = place.submit(huge).await;
     let (end, _, said) = place.follow_and(&submitted, Duration::from_secs(8)).await;
     assert_eq!(end.code, exit::NO_ROOM, "{end:?}");
-    assert!(
-        said.iter().any(|text| text.starts_with("waiting for room: the driver of 64 cpu, 64 MiB: 0/")),
-        "{said:?}"
-    );
+    assert!(said.iter().any(|text| text.starts_with("waiting for room: the driver of 64 cpu, 64 MiB: 0/")), "{said:?}");
     assert!(nothing_left(&submitted).await);
     // No such image, and no time to wait for one.
     let mut wrong = place.submission("exit 0", &[]);
