@@ -118,12 +118,9 @@ async fn a_pod_looks_as_a_driver_does_and_is_removed() {
 async fn a_store_that_refuses_a_pod_is_named_with_what_to_set() {
     in_namespace(&[], async |ground| {
         ground.let_in("vonk-driver").await;
-        let wrong = json!({ "metadata": { "name": "wrong" }, "stringData": { "id": "nobody", "key": "nothing" } });
+        let wrong = json!({ "metadata": { "name": "wrong" }, "stringData": { "key": "nothing" } });
         ground.make::<Secret>(wrong).await;
-        let settings = [
-            "--conf=k8s.driver.secret_env.AWS_ACCESS_KEY_ID=wrong:id",
-            "--conf=k8s.driver.secret_env.AWS_SECRET_ACCESS_KEY=wrong:key",
-        ];
+        let settings = ["--conf=k8s.driver.secret_env.AWS_SECRET_ACCESS_KEY=wrong:key"];
         let ended = ground.submit(&settings, &["sum"]).ends().await;
         ended.with_code(78);
         ended.said("the store refuses the driver pod");
