@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use crate::check::ALL_PACKAGES;
 use crate::s3::Server;
 use crate::workspace::{cargo, command, run as run_shown, target_folder};
 
@@ -49,9 +50,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
 }
 
-/// Builds and runs a program that measures queries.
+/// Builds and runs a program that measures queries, with the shell beside it.
 fn queries(program: &str, more: &[String]) -> Result<()> {
-    let what = ["-p", "vonk-benches", "--features", "sql", "--bin", program];
-    run_shown(cargo().args(["build", "--locked", "--release"]).args(what))?;
+    let mut build = cargo();
+    build.args(["build", "--locked", "--release"]).args(ALL_PACKAGES).args(["--bin", program, "--bin", "vonk"]);
+    run_shown(&mut build)?;
     run_shown(command(target_folder()?.join("release").join(program)).args(more))
 }
