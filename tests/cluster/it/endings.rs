@@ -137,6 +137,7 @@ async fn an_application_that_somebody_removed_ends_and_says_so() {
         ended.with_code(143);
         ended.said("application was removed: its Lease is gone: stopping");
         // Executors whose tasks do not end outlive the driver: the next one removes what they may have stored.
+        ground.until("no executor is left", async || ground.executors().await.is_empty()).await;
         ground.start(&[("store.sweep_after", "1s")], &["sum"]).ends().await.with_code(0);
     })
     .await;
