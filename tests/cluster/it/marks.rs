@@ -6,8 +6,8 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 
-use crate::ground::in_namespace;
-use crate::running::{process_of_pod, processes_of_pod};
+use crate::ground::{Ground, in_namespace};
+use crate::running::{Running, process_of_pod, processes_of_pod};
 
 /// How often what is short is measured.
 const TIMES: usize = 10;
@@ -20,23 +20,29 @@ fn told(what: &str, mut all: Vec<u64>) {
     println!("{what}: median {} ms of {all:?}", all[all.len() / 2]);
 }
 
+/// Measures how long programs take to their first task.
+async fn to_first_task(ground: &Ground, what: &str, start: impl Fn() -> Running) {
+    let mut took = Vec::new();
+    for n in 0..=TIMES {
+        let running = start();
+        let began = running.began_unix_ms;
+        running.ends().await.with_code(0);
+        let noted = ground.notes.of("map").await.unwrap();
+        // The first one uploads the program.
+        match n {
+            0 => println!("the first: {} ms", noted[n] - began),
+            _ => took.push(noted[n] - began),
+        }
+    }
+    told(what, took);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
 async fn from_start_to_first_task() {
     in_namespace(&[], async |ground| {
-        let mut took = Vec::new();
-        for n in 0..=TIMES {
-            let running = ground.start(&[], &["sum", "--maps", "1"]);
-            let began = running.began_unix_ms;
-            running.ends().await.with_code(0);
-            let noted = ground.notes.of("map").await.unwrap();
-            // The first one uploads the program.
-            match n {
-                0 => println!("the first: {} ms", noted[n] - began),
-                _ => took.push(noted[n] - began),
-            }
-        }
-        told("client mode, from start to first task", took);
+        to_first_task(ground, "client mode, from start to first task", || ground.start(&[], &["sum", "--maps", "1"]))
+            .await;
     })
     .await;
 }
@@ -46,19 +52,10 @@ async fn from_start_to_first_task() {
 async fn from_submission_to_first_task() {
     in_namespace(&[], async |ground| {
         ground.let_in("vonk-driver").await;
-        let mut took = Vec::new();
-        for n in 0..=TIMES {
-            let running = ground.submit(&[], &["sum", "--maps", "1"]);
-            let began = running.began_unix_ms;
-            running.ends().await.with_code(0);
-            let noted = ground.notes.of("map").await.unwrap();
-            // The first one uploads the program.
-            match n {
-                0 => println!("the first: {} ms", noted[n] - began),
-                _ => took.push(noted[n] - began),
-            }
-        }
-        told("cluster mode, from submission to first task", took);
+        to_first_task(ground, "cluster mode, from submission to first task", || {
+            ground.submit(&[], &["sum", "--maps", "1"])
+        })
+        .await;
         ground.remove_all::<Job>().await;
     })
     .await;
