@@ -3,12 +3,18 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 
-/// The root of the checkout.
+/// The root of the checkout that cargo runs this for. Where this was compiled would be wrong: checkouts that share a target
+/// folder share one `xtask`.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&package).parent().expect("xtask is a folder of the workspace").to_path_buf()
+    });
+    &ROOT
 }
 
 /// Where built tools and downloads are kept between runs: `VONK_CACHE`, else `~/.cache/vonk`.
