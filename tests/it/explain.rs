@@ -82,12 +82,30 @@ fn rows_bytes_and_requests_of_every_stage_are_told() {
     let starts = |with: &str| lines.iter().find(|line| line.starts_with(with)).unwrap_or_else(|| panic!("{lines:#?}"));
     assert!(starts("stage 1: ").contains(" of task time; "), "{lines:#?}");
     let read = starts("  read 25 rows, ");
-    assert!(read.ends_with(" from tables") && !read.contains(", 0 B"), "{lines:#?}");
+    assert!(read.ends_with(" requests from tables") && !read.contains(", 0 B"), "{lines:#?}");
+    assert!(!read.contains(" in 0 requests"), "{lines:#?}");
+    let wrote = starts("  wrote ");
+    assert!(wrote.ends_with(" requests to a shuffle") && !wrote.contains(" in 0 requests"), "{lines:#?}");
     assert!(starts("stage 2: ").contains("; 5 rows, "), "{lines:#?}");
     let read =
         lines.iter().find(|line| line.ends_with(" requests from shuffles")).unwrap_or_else(|| panic!("{lines:#?}"));
     assert!(!read.contains(" in 0 requests"), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.contains("spilled")), "{lines:#?}");
+}
+
+/// What these group by has so few values that their exchanges are parts of messages.
+#[test]
+fn queries_of_few_groups_exchange_without_a_request() {
+    for number in [1, 6] {
+        let query = QUERIES.iter().find(|query| query.number == number).unwrap();
+        let text = format!("EXPLAIN ANALYZE {}", query.text);
+        let lines = told(&text, &["--tables", data().to_str().unwrap()], &[]);
+        let ending = |with: &str| lines.iter().filter(|line| line.ends_with(with)).count();
+        let exchanges = ending(" requests to a shuffle");
+        assert!(number != 1 || exchanges > 0, "{lines:#?}");
+        assert_eq!(ending(" in 0 requests to a shuffle"), exchanges, "{lines:#?}");
+        assert_eq!(ending(" in 0 requests from shuffles"), ending(" requests from shuffles"), "{lines:#?}");
+    }
 }
 
 #[test]

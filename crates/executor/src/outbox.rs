@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use model::AttemptId;
 use model::messages::{ExecutorHeartbeat, FromExecutor, TaskOutcome, TaskStatus, ToExecutor};
+use model::shuffle::MapRows;
 use shuffle::Announced;
 use tokio::sync::mpsc;
 
@@ -191,8 +192,14 @@ fn next_message(
 
 /// A status as it is said on a stream: objects that the stream has named already are not named again.
 fn announce(announced: &mut Announced, mut status: TaskStatus) -> TaskStatus {
-    if let TaskOutcome::Succeeded(success) = &mut status.outcome {
-        success.map_output = success.map_output.take().map(|output| announced.strip(output));
+    if let TaskOutcome::Succeeded(success) = &mut status.outcome
+        && let Some(output) = success.map_output.take()
+    {
+        let output = announced.strip(output);
+        if let MapRows::Stored { new_objects, .. } = &output.location {
+            success.metrics.shuffle_write_requests = new_objects.iter().map(|object| u64::from(object.requests)).sum();
+        }
+        success.map_output = Some(output);
     }
     status
 }

@@ -23,6 +23,8 @@ metrics! {
     input_rows,
     /// Bytes read from files.
     input_bytes,
+    /// Requests for files.
+    input_requests,
     /// Rows given to the driver or written to files.
     output_rows,
     /// Bytes given to the driver or written to files.
@@ -39,6 +41,9 @@ metrics! {
     shuffle_write_rows,
     /// Stored bytes written to a shuffle.
     shuffle_write_bytes,
+    /// Requests that stored objects of shuffles, without those that were repeated: counted with the first task whose rows an
+    /// object holds.
+    shuffle_write_requests,
     /// Bytes spilled to local disk.
     spilled_bytes,
     /// Times that the attempt spilled.

@@ -81,6 +81,8 @@ pub struct NewObject {
     pub index: Bytes,
     /// CRC-32C of the index alone.
     pub index_crc: u32,
+    /// How many requests stored it: 1, or for an upload in parts one each and two more.
+    pub requests: u32,
 }
 
 /// Where the rows of one map went.

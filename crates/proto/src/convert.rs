@@ -803,15 +803,15 @@ impl TryFrom<wire::MapOutput> for MapOutput {
 
 impl From<NewObject> for wire::NewObject {
     fn from(object: NewObject) -> Self {
-        let NewObject { seq, length, index, index_crc } = object;
-        Self { seq, length, index, index_crc }
+        let NewObject { seq, length, index, index_crc, requests } = object;
+        Self { seq, length, index, index_crc, requests }
     }
 }
 
 impl From<wire::NewObject> for NewObject {
     fn from(object: wire::NewObject) -> Self {
-        let wire::NewObject { seq, length, index, index_crc } = object;
-        Self { seq, length, index, index_crc }
+        let wire::NewObject { seq, length, index, index_crc, requests } = object;
+        Self { seq, length, index, index_crc, requests }
     }
 }
 
@@ -869,7 +869,7 @@ macro_rules! metrics {
 metrics! {
     run_micros, input_rows, input_bytes, output_rows, output_bytes, shuffle_read_rows, shuffle_read_bytes,
     shuffle_read_requests, shuffle_read_retries, shuffle_write_rows, shuffle_write_bytes, spilled_bytes, spills,
-    broken_rows_dropped, broken_rows_mended,
+    broken_rows_dropped, broken_rows_mended, input_requests, shuffle_write_requests,
 }
 
 impl From<ExecutorHeartbeat> for wire::ExecutorHeartbeat {

@@ -67,9 +67,9 @@ async fn store(runtime: &Arc<Inner>, spec: &ShuffleSpec, runs: &[Run]) -> Result
             put_parts(runtime, &path, parts(chunks, runtime.budget.part_size)).await
         };
         match result {
-            Ok(()) => {
-                let index = tail.bytes.clone();
-                let new = NewObject { seq: object.seq, length: tail.length, index, index_crc: tail.index_crc };
+            Ok(requests) => {
+                let (seq, index) = (object.seq, tail.bytes.clone());
+                let new = NewObject { seq, length: tail.length, index, index_crc: tail.index_crc, requests };
                 return Ok(StoredObject { object, new });
             }
             Err(Outcome::Final(error)) => return Err(error),
@@ -149,23 +149,24 @@ fn refused(operation: &'static str, path: &Path, refusal: Refusal) -> Error {
     }
 }
 
-async fn put(runtime: &Inner, path: &Path, payload: PutPayload) -> Result<(), Error> {
+async fn put(runtime: &Inner, path: &Path, payload: PutPayload) -> Result<u32, Error> {
     let _slot = runtime.parts.acquire().await.expect("nobody closes it");
     let deadline = request_deadline(payload.content_length() as u64);
     persist("put", path, deadline, runtime.budget.store_deadline, || runtime.store.put(path, payload.clone()))
         .await
-        .map(|_| ())
+        .map(|_| 1)
         .map_err(|refusal| refused("put", path, refusal))
 }
 
-async fn put_parts(runtime: &Inner, path: &Path, parts: impl Iterator<Item = PutPayload>) -> Result<(), Outcome> {
+async fn put_parts(runtime: &Inner, path: &Path, parts: impl Iterator<Item = PutPayload>) -> Result<u32, Outcome> {
     let patience = runtime.budget.store_deadline;
     let (mut upload, _) =
         persist("create upload", path, request_deadline(0), patience, || runtime.store.put_multipart(path))
             .await
             .map_err(|refusal| Outcome::Final(refused("create upload", path, refusal)))?;
     match send_parts(runtime, path, upload.as_mut(), parts).await {
-        Ok(()) => Ok(()),
+        // And one that began it, one that ended it.
+        Ok(parts) => Ok(parts + 2),
         Err(outcome) => {
             // Parts of an upload that is not aborted cost money that no listing shows.
             let abort = timeout(request_deadline(0), upload.abort()).await;
@@ -182,10 +183,11 @@ async fn send_parts(
     path: &Path,
     upload: &mut dyn MultipartUpload,
     parts: impl Iterator<Item = PutPayload>,
-) -> Result<(), Outcome> {
+) -> Result<u32, Outcome> {
     // Dropped on every way out, which stops what is still on its way.
-    let mut sending = JoinSet::new();
+    let (mut sending, mut count) = (JoinSet::new(), 0);
     for part in parts {
+        count += 1;
         let slot = Arc::clone(&runtime.parts).acquire_owned().await.expect("nobody closes it");
         while let Some(sent) = sending.try_join_next() {
             judge("put part", path, flatten(sent))?;
@@ -203,7 +205,8 @@ async fn send_parts(
     }
     let deadline = request_deadline(0) * PART_PATIENCE;
     let completed = timeout(deadline, upload.complete()).await.unwrap_or_else(|_| Err(timed_out(deadline)));
-    judge("complete upload", path, completed.map(|_| ()))
+    judge("complete upload", path, completed.map(|_| ()))?;
+    Ok(count)
 }
 
 fn flatten(sent: Result<object_store::Result<()>, tokio::task::JoinError>) -> object_store::Result<()> {

@@ -215,9 +215,13 @@ fn measured(ran: &[Ran]) -> String {
         let TaskMetrics {
             input_rows,
             input_bytes,
+            input_requests,
             shuffle_read_rows,
             shuffle_read_bytes,
             shuffle_read_requests,
+            shuffle_write_rows,
+            shuffle_write_bytes,
+            shuffle_write_requests,
             spilled_bytes,
             spills,
             run_micros,
@@ -232,13 +236,21 @@ fn measured(ran: &[Ran]) -> String {
         let out = if stage.metrics.is_some() { "out" } else { "into files" };
         let _ = writeln!(text, "; {} rows, {} {out}", stage.rows, size(stage.bytes));
         if input_rows + input_bytes > 0 {
-            let _ = writeln!(text, "  read {input_rows} rows, {} from tables", size(input_bytes));
+            let bytes = size(input_bytes);
+            let _ = writeln!(text, "  read {input_rows} rows, {bytes} in {input_requests} requests from tables");
         }
         if shuffle_read_rows > 0 {
             let bytes = size(shuffle_read_bytes);
             let _ = writeln!(
                 text,
                 "  read {shuffle_read_rows} rows, {bytes} in {shuffle_read_requests} requests from shuffles"
+            );
+        }
+        if shuffle_write_rows > 0 {
+            let bytes = size(shuffle_write_bytes);
+            let _ = writeln!(
+                text,
+                "  wrote {shuffle_write_rows} rows, {bytes} in {shuffle_write_requests} requests to a shuffle"
             );
         }
         if spills > 0 {

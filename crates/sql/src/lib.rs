@@ -35,6 +35,7 @@ mod planner;
 mod query;
 mod read;
 mod reduce;
+mod requests;
 mod results;
 mod route;
 mod rows;

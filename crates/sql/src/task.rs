@@ -44,6 +44,7 @@ use crate::functions::{BuiltIn, Carrier, Prefer};
 use crate::leaves::Leaves;
 use crate::memory::TaskPool;
 use crate::read::downcast;
+use crate::requests::Requests;
 use crate::route::gathers_left;
 use crate::rows::Encoder;
 use crate::spill::{self, SpillSpace};
@@ -101,6 +102,7 @@ pub struct Prepared {
     fragment: Fragment,
     plan: Plan,
     counted: Mutex<Counts>,
+    requests: Requests,
     runtime: OnceLock<Arc<RuntimeEnv>>,
 }
 
@@ -109,6 +111,7 @@ pub struct Prepared {
 struct Counts {
     rows: usize,
     bytes: usize,
+    requests: usize,
     spilled: usize,
     spills: usize,
     dropped: usize,
@@ -135,12 +138,15 @@ pub fn prepare(body: Bytes, carrier: Arc<dyn Carrier>) -> Result<Prepared, Failu
         },
         other => Failure::from_error(FailureKind::Internal, &other),
     };
-    let mut fragment = fragment::decode(body, decoding, &carrier).map_err(classify)?;
+    let requests = Requests::default();
+    let context =
+        |config: SessionConfig, store: &OwnStore| Ok(decoding(config, counted(store, &requests)?.build_arc()?));
+    let mut fragment = fragment::decode(body, context, &carrier).map_err(classify)?;
     let plan = sorted(Arc::clone(&fragment.plan))
         .and_then(cancel::look_in_joins)
         .and_then(|plan| Plan::new(plan, &mut fragment.config))
         .map_err(|error| failure("prepare a stage of the query", &error))?;
-    Ok(Prepared { fragment, plan, counted: Mutex::default(), runtime: OnceLock::new() })
+    Ok(Prepared { fragment, plan, counted: Mutex::default(), requests, runtime: OnceLock::new() })
 }
 
 /// Sorts where a node wants an order that the rows below it are not known to have. The driver knew more of them, from
@@ -221,9 +227,9 @@ fn with_filters(plan: Arc<dyn ExecutionPlan>, config: &SessionConfig) -> DfResul
 }
 
 /// What decoding a fragment needs: functions, by name, and the stores that its sources read.
-fn decoding(config: SessionConfig, store: &OwnStore) -> DfResult<TaskContext> {
+fn decoding(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> TaskContext {
     let all = BuiltIn::get(Prefer::of(&config));
-    Ok(TaskContext::new(
+    TaskContext::new(
         None,
         String::new(),
         config,
@@ -231,8 +237,8 @@ fn decoding(config: SessionConfig, store: &OwnStore) -> DfResult<TaskContext> {
         all.higher_order.clone(),
         all.aggregate.clone(),
         all.window.clone(),
-        shared_runtime(store)?,
-    ))
+        runtime,
+    )
 }
 
 /// What a plan executes in: its functions are part of it.
@@ -257,6 +263,13 @@ fn shared_runtime(store: &OwnStore) -> DfResult<Arc<RuntimeEnv>> {
     Ok(Arc::clone(RUNTIME.get_or_init(|| runtime)))
 }
 
+/// The same, whose requests are counted for a stage: by sources from when they are decoded on.
+fn counted(store: &OwnStore, requests: &Requests) -> DfResult<RuntimeEnvBuilder> {
+    let shared = shared_runtime(store)?;
+    let stores = Arc::new(requests.of(&shared.object_store_registry));
+    Ok(RuntimeEnvBuilder::from_runtime_env(&shared).with_object_store_registry(stores))
+}
+
 impl Prepared {
     /// What the tasks of this stage share besides: where they spill, which ends with the stage.
     fn runtime(&self, env: &TaskEnv) -> DfResult<Arc<RuntimeEnv>> {
@@ -265,7 +278,7 @@ impl Prepared {
         }
         // A merge holds a batch of every file that it reads.
         let fan_in = if env.memory_limit < SMALL_POOL { SMALL_FAN_IN } else { 0 };
-        let runtime = RuntimeEnvBuilder::from_runtime_env(&*shared_runtime(&self.fragment.store)?)
+        let runtime = counted(&self.fragment.store, &self.requests)?
             .with_disk_manager_builder(spill::disk(Arc::clone(&env.spill)))
             .with_max_spill_merge_fan_in(fan_in)
             .build_arc()?;
@@ -329,7 +342,7 @@ impl Prepared {
     /// adds what has happened since the last one that ended here.
     fn count(&self, plan: &Arc<dyn ExecutionPlan>, metrics: &mut TaskMetrics) {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut now = Counts::default();
+        let mut now = Counts { requests: self.requests.so_far(), ..Counts::default() };
         let seen = plan.apply(|node| {
             if let Some(metrics) = node.metrics() {
                 if node.name() == "DataSourceExec" {
@@ -351,6 +364,7 @@ impl Prepared {
         }
         metrics.input_rows += now.rows.saturating_sub(before.rows) as u64;
         metrics.input_bytes += now.bytes.saturating_sub(before.bytes) as u64;
+        metrics.input_requests += now.requests.saturating_sub(before.requests) as u64;
         metrics.spilled_bytes += now.spilled.saturating_sub(before.spilled) as u64;
         metrics.spills += now.spills.saturating_sub(before.spills) as u64;
         metrics.broken_rows_dropped += now.dropped.saturating_sub(before.dropped) as u64;

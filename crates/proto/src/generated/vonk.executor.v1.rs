@@ -392,6 +392,8 @@ pub struct NewObject {
     pub index: ::prost::bytes::Bytes,
     #[prost(uint32, tag = "4")]
     pub index_crc: u32,
+    #[prost(uint32, tag = "5")]
+    pub requests: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StagedFile {
@@ -471,6 +473,10 @@ pub struct TaskMetrics {
     pub broken_rows_dropped: u64,
     #[prost(uint64, tag = "15")]
     pub broken_rows_mended: u64,
+    #[prost(uint64, tag = "16")]
+    pub input_requests: u64,
+    #[prost(uint64, tag = "17")]
+    pub shuffle_write_requests: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExecutorHeartbeat {

@@ -195,6 +195,7 @@ impl Dice {
                         length: d.u64(),
                         index: d.bytes(),
                         index_crc: d.u32(),
+                        requests: d.u32(),
                     }),
                 },
             },
@@ -218,6 +219,8 @@ impl Dice {
             spills: self.u64(),
             broken_rows_dropped: self.u64(),
             broken_rows_mended: self.u64(),
+            input_requests: self.u64(),
+            shuffle_write_requests: self.u64(),
         }
     }
 
