@@ -14,6 +14,7 @@ pub mod keys;
 pub mod memory;
 pub mod messages;
 pub mod metrics;
+pub mod panic;
 pub mod pattern;
 pub mod runner;
 pub mod setting;

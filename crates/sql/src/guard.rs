@@ -3,10 +3,7 @@
 //! [`guarded`] makes a function that is another, whose panics are errors that say its name: they unwind neither through the
 //! engine nor, where a plan runs whole, through the program that asked.
 
-use std::any::Any;
-use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
@@ -20,68 +17,14 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ExpressionPlacement, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature, StructFieldMapping,
 };
-use model::{Failure, FailureKind};
+use model::panic::contain;
 
 use crate::error::wrap;
-
-/// The longest text of a panic that travels; what is cut off is said.
-const PANIC_TEXT_MAX: usize = 16 << 10;
-
-thread_local! {
-    /// Whether panics of this thread are contained here, and so not printed.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-    /// Where the last of them happened.
-    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
-}
 
 /// Calls a function of the program's; a panic becomes an error that says which function it was, where it happened, and what it
 /// said.
 pub(crate) fn guard<T>(name: &str, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    install_hook();
-    let outer = GUARDED.replace(true);
-    PLACE.set(None);
-    let result = catch_unwind(AssertUnwindSafe(call));
-    GUARDED.set(outer);
-    let panic = match result {
-        Ok(result) => return result,
-        Err(panic) => panic,
-    };
-    let text = text(&*panic);
-    // A payload may panic again when it is dropped; then it is leaked.
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        std::mem::forget(again);
-    }
-    let place = PLACE.take().map(|place| format!(" at {place}")).unwrap_or_default();
-    let kind = FailureKind::UserCode { panicked: true, transient: false };
-    Err(wrap(Failure::new(kind, format!("call function `{name}`")).caused_by(format!("panicked{place}: {text}"))))
-}
-
-/// What a panic said.
-fn text(panic: &(dyn Any + Send)) -> String {
-    let text = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (None, Some(text)) => text.as_str(),
-        (None, None) => "with a value that is no text",
-    };
-    if text.len() <= PANIC_TEXT_MAX {
-        return text.to_owned();
-    }
-    format!("{} … ({} bytes)", &text[..text.floor_char_boundary(PANIC_TEXT_MAX)], text.len())
-}
-
-/// Remembers where guarded panics happen; all others go to the hook that was there before.
-fn install_hook() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        let others = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
-            if GUARDED.get() {
-                PLACE.set(panic.location().map(ToString::to_string));
-            } else {
-                others(panic);
-            }
-        }));
-    });
+    contain(call, || format!("call function `{name}`")).map_err(wrap).flatten()
 }
 
 /// The same function, whose panics are errors that name it.
@@ -199,6 +142,7 @@ impl ScalarUDFImpl for Guarded {
 mod tests {
     use datafusion::logical_expr::{Volatility, create_udf};
     use datafusion::prelude::SessionContext;
+    use model::FailureKind;
 
     use super::*;
     use crate::error::failure;

@@ -92,7 +92,7 @@ pub(crate) struct MaxHeld(pub(crate) u64);
 
 /// Lets rows through as long as the program does not hold more of them than it may. What it has let go of does not count.
 pub(crate) fn limited(rows: SendableRecordBatchStream, max: u64) -> SendableRecordBatchStream {
-    let (mut held, mut bytes): (Vec<(Weak<dyn Array>, u64)>, u64) = (Vec::new(), 0);
+    let (mut held, mut bytes) = (Vec::<(Weak<dyn Array>, u64)>::new(), 0);
     let schema = rows.schema();
     let looked_at = rows.map(move |batch| {
         let batch = batch?;
