@@ -229,6 +229,9 @@ impl Context {
         let began = Instant::now();
         let values = config.values();
         let master: Master = config::MASTER.value(values).parse()?;
+        if !matches!(master, Master::Local { .. }) {
+            crate::allocator::keep_nothing();
+        }
         let progress = match config::PROGRESS.value(values) {
             "live" => Progress::Live,
             "plain" => Progress::Plain,

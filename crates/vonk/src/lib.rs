@@ -18,6 +18,7 @@
 //! }
 //! ```
 
+mod allocator;
 mod args;
 mod attached;
 #[cfg(feature = "sql")]
@@ -64,7 +65,3 @@ pub use model::write::{WriteMode, WriteReport};
 pub use rdd::*;
 #[cfg(feature = "sql")]
 pub use sql::{BrokenRows, datafusion};
-
-/// What binaries allocate with: executors allocate and free from many threads, and mimalloc gives memory back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

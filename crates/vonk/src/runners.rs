@@ -36,6 +36,10 @@ impl BodyRunner for Runners {
         }
     }
 
+    fn may_use(&self, memory: u64) {
+        crate::allocator::keep_below(memory);
+    }
+
     fn forget_broadcast(&self, broadcast: BroadcastId) {
         rdd::compute::forget_broadcast(broadcast);
     }
