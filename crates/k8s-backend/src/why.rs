@@ -111,6 +111,7 @@ pub fn sentences(situation: &Situation, waiting: &[Waiting<'_>]) -> Vec<Sentence
             groups.entry(reason).or_default().push(pod);
         }
     }
+    one_of_room(&mut groups);
     sentences.extend(groups.iter().map(|(reason, pods)| say(reason, pods, situation)));
     if let Some(quota) = &situation.quota {
         let (running, wanted) = (situation.running, executors(situation.wanted));
@@ -124,6 +125,16 @@ pub fn sentences(situation: &Situation, waiting: &[Waiting<'_>]) -> Vec<Sentence
     }
     sentences.sort_by_key(|sentence| std::cmp::Reverse(sentence.hope));
     sentences
+}
+
+/// All executors ask for the same: that a scheduler says different things of them shows only when it looked at each. What it says
+/// of most is said of all.
+fn one_of_room(groups: &mut BTreeMap<Reason, Vec<&Waiting<'_>>>) {
+    let no_room: Vec<_> = groups.extract_if(.., |reason, _| matches!(reason, Reason::Unschedulable { .. })).collect();
+    let said = no_room.iter().max_by_key(|(_, pods)| pods.len()).map(|(reason, _)| reason.clone());
+    if let Some(said) = said {
+        groups.insert(said, no_room.into_iter().flat_map(|(_, pods)| pods).collect());
+    }
 }
 
 /// On one line.
@@ -255,7 +266,13 @@ mod tests {
     }
 
     fn unschedulable(executor: u64) -> Seen {
-        let message = "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.";
+        no_room(
+            executor,
+            "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod.",
+        )
+    }
+
+    fn no_room(executor: u64, message: &str) -> Seen {
         let condition = format!("{{type: PodScheduled, status: 'False', reason: Unschedulable, message: '{message}'}}");
         pod(executor, None, &format!("{{phase: Pending, conditions: [{condition}]}}"))
     }
@@ -276,6 +293,14 @@ mod tests {
     #[test]
     fn equal_reasons_are_one_sentence() {
         let pods: Vec<_> = (1..=12).map(unschedulable).collect();
+        let text = "Waits: waiting for room: 12 executors of 2 cpu, 4 GiB: 0/3 nodes are available: 3 Insufficient cpu";
+        assert_eq!(texts(&situation(), &pods, None), [text]);
+    }
+
+    #[test]
+    fn what_the_scheduler_says_of_most_is_said_of_all() {
+        let earlier = (1..=5).map(|executor| no_room(executor, "0/4 nodes are available: 4 Insufficient cpu"));
+        let pods: Vec<_> = earlier.chain((6..=12).map(unschedulable)).collect();
         let text = "Waits: waiting for room: 12 executors of 2 cpu, 4 GiB: 0/3 nodes are available: 3 Insufficient cpu";
         assert_eq!(texts(&situation(), &pods, None), [text]);
     }

@@ -65,6 +65,7 @@ async fn a_thousand_executors_run_on_fake_nodes() {
     let ground = Ground::new(&[]).await;
     let nodes: Api<Node> = Api::all(ground.cluster.client());
     let fake = ListParams::default().labels(&format!("{FAKE}=fake"));
+    let size = json!({ "cpu": "64", "memory": "256Gi", "ephemeral-storage": "4Ti", "pods": "110" });
     for number in 0..FAKE_NODES {
         let node: Node = made(json!({
             "metadata": {
@@ -73,6 +74,7 @@ async fn a_thousand_executors_run_on_fake_nodes() {
                 "annotations": { FAKE: "fake" },
             },
             "spec": { "taints": [{ "key": FAKE, "value": "fake", "effect": "NoSchedule" }] },
+            "status": { "capacity": size, "allocatable": size },
         }));
         nodes.create(&PostParams::default(), &node).await.unwrap();
     }
