@@ -201,8 +201,8 @@ fn a_file_that_cannot_be_read_is_named() {
         COPY (SELECT value AS n, 'text' AS m FROM range(1, 1000)) TO 'FOLDER/other/' STORED AS PARQUET";
     ask("local[2]", &[], home.path(), made).succeeded();
     let file = |folder: &str| {
-        let files = crate::harness::files_below(&home.path().join(folder)).into_iter();
-        files.filter(|file| file.extension().is_some_and(|kind| kind == "parquet")).next().unwrap()
+        let mut files = crate::harness::files_below(&home.path().join(folder)).into_iter();
+        files.find(|file| file.extension().is_some_and(|kind| kind == "parquet")).unwrap()
     };
     // Its middle is damaged: the footer tells columns and rows.
     let mut damaged = fs::read(file("good")).unwrap();

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use vonk_cluster_tests::{NOTES, Notes};
 
-use crate::running::{Place, Running, program, stock, vonk};
+use crate::running::{Place, Running, program, vonk};
 
 /// Whatever is to happen does so within this time, unless a test knows better: pods start slowly where others build.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -144,13 +144,13 @@ impl Ground {
         words.extend(flags.iter().map(|&word| word.to_owned()));
         words.push(program().to_string_lossy().into_owned());
         words.extend(job.iter().map(|&word| word.to_owned()));
-        Running::start(vonk(), &words, &self.place())
+        Running::start(&vonk(), &words, &self.place())
     }
 
     /// Runs the program `vonk` with a command about applications of this namespace.
     pub(crate) fn vonk(&self, words: &[&str]) -> Running {
         let words = words.iter().copied().chain(["--namespace", self.namespace()]);
-        Running::start(vonk(), &words.map(str::to_owned).collect::<Vec<_>>(), &self.place())
+        Running::start(&vonk(), &words.map(str::to_owned).collect::<Vec<_>>(), &self.place())
     }
 
     /// The same, about what the store knows, too.
@@ -183,7 +183,7 @@ impl Ground {
     pub(crate) fn stock(&self, before: &[&str], after: &[&str]) -> Running {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let words = [owned(before), self.flags_of_pods(&[]), owned(after)].concat();
-        Running::start(&stock(), &words, &self.place())
+        Running::start(&vonk(), &words, &self.place())
     }
 
     /// A folder of the store for a test's own data, as SQL names it.

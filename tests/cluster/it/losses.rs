@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, EvictParams};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams};
 use model::events::{AppEvent, Record};
 use model::failure::LossCause;
+use serde_json::json;
 
 use crate::ground::{Ground, in_namespace};
 use crate::running::{Running, process_of_pod, signal, sums};
@@ -76,6 +77,26 @@ async fn a_pod_that_is_deleted_by_force_costs_its_tasks_and_nothing_else() {
         let took = lost.saturating_duration_since(deleted);
         assert!(took < NOTICED_WITHIN, "{took:?}");
         assert_eq!(goes_on(ground, running).await, 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_its_node_has_no_memory_for_is_nobodys_fault() {
+    in_namespace(&[], async |ground| {
+        let running = held(ground, &[]).await;
+        let name = ground.executor_names().await.remove(0);
+        // What a kubelet says that is short of memory. This machine's never are: it would be short for all.
+        let message = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 90Mi.";
+        let status = json!({ "status": { "phase": "Failed", "reason": "Evicted", "message": message } });
+        ground.api::<Pod>().patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        let evicted = Instant::now();
+        let (lost, _) = running.says("lost e").await;
+        let took = lost.saturating_duration_since(evicted);
+        assert!(took < NOTICED_WITHIN, "{took:?}");
+        assert_eq!(goes_on(ground, running).await, 1);
+        let (_, why) = ground.losses().await.remove(0);
+        assert!(why.contains("low on resource: memory"), "{why}");
     })
     .await;
 }

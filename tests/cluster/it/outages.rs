@@ -1,8 +1,9 @@
-//! What happens while the API server does not answer, or somebody takes what others need?
+//! What happens while the API server or a node does not answer, or somebody takes what others need?
 //!
-//! It is stopped, by a signal, for all who use the cluster, or a node is changed: nothing else may run beside these.
+//! Processes of the cluster are stopped, by a signal, for all who use it, or a node is changed: nothing else may run beside
+//! these.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -10,8 +11,8 @@ use model::failure::LossCause;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::ground::{Ground, in_namespace};
-use crate::running::{Running, signal, sums};
+use crate::ground::{Ground, in_namespace, until_within};
+use crate::running::{Running, processes_of_pod, signal, sums};
 
 /// Links outlive it.
 const SHORT: Duration = Duration::from_secs(10);
@@ -20,24 +21,41 @@ const SHORT: Duration = Duration::from_secs(10);
 const LONGER: Duration = Duration::from_secs(40);
 
 /// Executors that have no driver end themselves meanwhile, and nothing else is lost.
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(300);
 
 /// After it, whatever is to happen does so within this time.
 const AFTER: Duration = Duration::from_secs(120);
 
-/// An API server that does not answer until this is dropped.
+/// An executor that is silent is lost within this time, which is more than its own: others tell first that it is there.
+const SILENT_WITHIN: Duration = Duration::from_secs(35);
+
+/// A driver that another has replaced looks so often whether it is still the one.
+const REPLACED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A process of the cluster that does not go on until this is dropped.
 struct Stopped(u32);
 
 impl Stopped {
-    fn now() -> Self {
+    fn api_server() -> Self {
+        Self::of("kube-apiserver", |_| true)
+    }
+
+    fn kubelet(node: &str) -> Self {
+        Self::of("kubelet", |argument| argument == node.as_bytes())
+    }
+
+    /// The process of a name that has an argument like this.
+    fn of(name: &str, like: impl Fn(&[u8]) -> bool) -> Self {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let mut found = processes.filter_map(|entry| {
-            let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
-            (name.trim() == "kube-apiserver").then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+            let is_named = std::fs::read_to_string(entry.path().join("comm")).ok()?.trim() == name;
+            let is_it =
+                is_named && std::fs::read(entry.path().join("cmdline")).ok()?.split(|&byte| byte == 0).any(&like);
+            is_it.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
         });
-        let server = found.next().expect("the API server is a process of this machine");
-        signal("STOP", server);
-        Self(server)
+        let process = found.next().unwrap_or_else(|| panic!("{name} is a process of this machine"));
+        signal("STOP", process);
+        Self(process)
     }
 }
 
@@ -48,7 +66,7 @@ impl Drop for Stopped {
 }
 
 async fn outage(lasts: Duration) {
-    let stopped = Stopped::now();
+    let stopped = Stopped::api_server();
     // The fault itself lasts so long.
     sleep(lasts).await;
     drop(stopped);
@@ -108,6 +126,61 @@ async fn a_long_one_costs_a_driver_in_the_cluster_nothing() {
         assert!(sums(40_000, 100).lines().all(|row| ended.stdout.lines().any(|line| line == row)), "{ended:?}");
         assert_eq!(ground.notes.of("reduce").await.unwrap().len(), 2, "no task ran again");
         assert_eq!(ground.losses().await, []);
+        let app = ended.stdout.lines().next().unwrap_or_default();
+        ground.vonk(&["kill", app]).ends().await.with_code(0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: stops a node's kubelet"]
+async fn a_node_that_does_not_answer_is_done_without() {
+    in_namespace(&[], async |ground| {
+        let running = held(ground).await;
+        let pod = ground.executors().await.remove(0);
+        let node = pod.spec.unwrap().node_name.unwrap();
+        let others = ground.executors().await;
+        let there = others.iter().filter(|pod| pod.spec.as_ref().unwrap().node_name.as_ref() == Some(&node)).count();
+        let stopped = (Stopped::kubelet(&node), Instant::now());
+        let (lost, _) = running.says("lost e").await;
+        let took = lost.saturating_duration_since(stopped.1);
+        assert!(took < SILENT_WITHIN, "{took:?}");
+        ground.noted("reduce", 2 + there).await;
+        ground.notes.open_gate("reduce").await.unwrap();
+        let ended = running.ends_within(AFTER).await;
+        drop(stopped);
+        ended.with_code(0);
+        assert_eq!(ended.stdout, sums(40_000, 100));
+        assert_eq!(ground.notes.of("map").await.unwrap().len(), 4, "what was finished is there");
+        let losses = ground.losses().await;
+        assert!(losses.iter().all(|(cause, _)| *cause == LossCause::Infrastructure), "{losses:?}");
+    })
+    .await;
+}
+
+/// The pod is gone as far as the API server knows, and its process runs: nobody there hears that it should not.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: stops a node's kubelet"]
+async fn a_driver_that_runs_on_after_it_was_replaced_is_refused() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        let running = ground.submit(&["--num-executors=1", "--driver-restarts=1"], &["wait", "1"]);
+        ground.noted("runs", 1).await;
+        let driver = ground.drivers().await.remove(0);
+        let (name, uid, node) =
+            (driver.metadata.name.unwrap(), driver.metadata.uid.unwrap(), driver.spec.unwrap().node_name.unwrap());
+        let nodes = ground.api_of_all::<Node>();
+        nodes.cordon(&node).await.unwrap();
+        let stopped = Stopped::kubelet(&node);
+        ground.api::<Pod>().delete(&name, &DeleteParams::default().grace_period(0)).await.unwrap();
+        assert!(!processes_of_pod(&uid).is_empty(), "the first driver runs on");
+        ground.noted("runs", 2).await;
+        until_within(REPLACED_WITHIN, "the first driver ends", async || processes_of_pod(&uid).is_empty()).await;
+        ground.notes.open_gate("go").await.unwrap();
+        let ended = running.ends_within(AFTER).await;
+        drop(stopped);
+        nodes.uncordon(&node).await.unwrap();
+        ended.with_code(0);
         let app = ended.stdout.lines().next().unwrap_or_default();
         ground.vonk(&["kill", app]).ends().await.with_code(0);
     })

@@ -180,16 +180,11 @@ pub(crate) fn program() -> OsString {
     std::env::var_os("VONK_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_pod_program").into())
 }
 
-/// The program `vonk`.
-pub(crate) fn vonk() -> &'static OsStr {
-    OsStr::new(env!("CARGO_BIN_EXE_pod_stock"))
-}
-
-/// The program `vonk` as pods have it, if somebody has seen to that: whoever sends itself sends little then.
-pub(crate) fn stock() -> OsString {
+/// The program `vonk`, as pods have it if somebody has seen to that: whoever sends itself sends little then.
+pub(crate) fn vonk() -> OsString {
     let beside = |program| Path::new(&program).with_file_name("pod_stock");
     let found = std::env::var_os("VONK_TEST_PROGRAM").map(beside).filter(|path| path.exists());
-    found.map_or_else(|| vonk().to_owned(), Into::into)
+    found.map_or_else(|| env!("CARGO_BIN_EXE_pod_stock").into(), Into::into)
 }
 
 /// What `sum` prints.

@@ -1,7 +1,7 @@
 //! How are Vonk's end-to-end tests run on a cluster?
 //!
-//! They are built with all that `cargo xtask test` builds, so that whoever has run that builds little more. What measures is
-//! built as users build it.
+//! They are built with all that `cargo xtask test` builds, so that whoever has run that builds little more. Programs that are
+//! measured are built as users build them.
 
 mod report;
 
@@ -60,14 +60,21 @@ pub(crate) struct TestArgs {
 
 /// Builds programs and tests, gives the nodes their images, and runs the tests. The cluster stays up.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
-    let profile = if args.marks { "release" } else { "debug" };
     let tests = || {
         let mut test = cargo();
         test.args(["test", "--locked", "--no-fail-fast"]).args(ALL_PACKAGES).args(TESTS);
-        test.args(args.marks.then_some("--release"));
         test
     };
     run_shown(tests().arg("--no-run"))?;
+    let profile = if args.marks { "release" } else { "debug" };
+    if args.marks {
+        let mut programs = cargo();
+        programs
+            .args(["build", "--locked", "--release"])
+            .args(ALL_PACKAGES)
+            .args(["--bin", STOCK.0, "--bin", PROGRAM.0]);
+        run_shown(&mut programs)?;
+    }
     let mut environment: Vec<(&str, OsString)> =
         up::ensure(NODES)?.into_iter().map(|(name, value)| (name, value.into())).collect();
     image::give_as_users_get_it(&stripped(STOCK.0, profile)?, STOCK.1)?;
