@@ -259,6 +259,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+    use datafusion::physical_expr::expressions::is_not_null;
+    use datafusion::physical_plan::filter::FilterExec;
     use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
     use model::graph::{Origin, Stage};
     use model::ids::ShuffleId;
@@ -399,6 +401,22 @@ mod tests {
             PARTITIONED,
         );
         assert_eq!(becomes(above), "Empty");
+    }
+
+    #[test]
+    fn a_small_table_with_a_filter_reduces_what_is_exchanged_before_anything_has_run() {
+        let table: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(schema()));
+        let some: Arc<dyn ExecutionPlan> =
+            Arc::new(FilterExec::try_new(is_not_null(key()).unwrap(), Arc::clone(&table)).unwrap());
+        let above = |left: &Arc<dyn ExecutionPlan>, kind| {
+            let divided = join(other_side(), other_side(), JoinType::Inner, PARTITIONED);
+            shape(&reduce::by_filters(join(Arc::clone(left), divided, kind, PartitionMode::CollectLeft)).unwrap())
+        };
+        let looked_up = "Repartition(CollectLeft(Projection(Filter(PlaceholderRow)), PlaceholderRow))";
+        let reduced = format!("CollectLeft(Filter(PlaceholderRow), Partitioned({looked_up}, {looked_up}))");
+        assert_eq!(above(&some, JoinType::Inner), reduced);
+        assert!(!above(&table, JoinType::Inner).contains("Projection"), "all of its rows may have a match");
+        assert!(!above(&some, JoinType::RightAnti).contains("Projection"), "rows without a match are wanted");
     }
 
     #[test]

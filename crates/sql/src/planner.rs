@@ -26,6 +26,7 @@ use crate::hint::{self, Hints};
 use crate::persist::InStages;
 use crate::query::{Cluster, QueryExec};
 use crate::read::{ShuffleReadExec, downcast};
+use crate::reduce;
 use crate::scan::{Content, content};
 use crate::session::one_process_no_more;
 use crate::single::with_single_values;
@@ -147,6 +148,7 @@ impl QueryPlanner for ClusterPlanner {
         }
         let (cluster, config) = (Arc::clone(&self.cluster), session.config().clone());
         let plan = cut::distribute(plan)?;
+        let plan = if cluster.adaptive { reduce::by_filters(plan)? } else { plan };
         if let Some(sink) = downcast::<DataSinkExec>(&plan).filter(|_| !writes) {
             // Rows that go into a table of this process.
             let rows = QueryExec::new(cluster, Arc::clone(sink.input()), config);

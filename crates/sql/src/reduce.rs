@@ -2,11 +2,13 @@
 //!
 //! A join whose left side has been measured and is small knows which keys can have a match. Where it cannot broadcast that side,
 //! its right side's rows are looked up in it before they are divided: a semi join, pushed down to where its keys come from.
+//! The same holds, before anything has run, of a small table of which a filter takes some rows and that every task reads.
 
 use std::any::Any;
 use std::sync::Arc;
 
 use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{JoinSide, JoinType, NullEquality, Result};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -15,7 +17,9 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::repartition::RepartitionExec;
-use datafusion::physical_plan::{ExecutionPlan, StatisticsContext, replace_children_if_necessary};
+use datafusion::physical_plan::{
+    ExecutionPlan, ExecutionPlanProperties, StatisticsContext, replace_children_if_necessary,
+};
 use model::shuffle::PartitionSize;
 
 use crate::adapt::Limits;
@@ -26,10 +30,14 @@ use crate::read::{ShuffleReadExec, downcast};
 /// The right side has to have so many times the rows of the left one, as far as anybody knows: looking rows up costs, too.
 const ROWS_FACTOR: u64 = 4;
 
-/// Whether rows of the right side that match none of the left make no difference.
+/// Whether a join that divides both sides may have fewer rows of its right side to divide.
 pub(crate) fn may_reduce(join: &HashJoinExec) -> bool {
-    *join.partition_mode() == PartitionMode::Partitioned
-        && !join.null_aware
+    *join.partition_mode() == PartitionMode::Partitioned && ignores_others(join)
+}
+
+/// Whether rows of the right side that match none of the left make no difference.
+fn ignores_others(join: &HashJoinExec) -> bool {
+    !join.null_aware
         && matches!(
             join.join_type(),
             JoinType::Inner
@@ -67,6 +75,42 @@ pub(crate) fn reduced(join: &HashJoinExec, limits: &Limits) -> Result<Option<Arc
     if done || raw_bytes > limits.broadcast || !pays(rows, join.right())? {
         return Ok(None);
     }
+    looked_up(join, Arc::new(whole), false)
+}
+
+/// The plan with the rows only that a small table, of which a filter takes some rows, has a match for. Joins are looked at from
+/// the top: what reduces a small table makes it reduce others.
+pub(crate) fn by_filters(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let reduced = plan.transform_down(|node| {
+        let Some(join) = downcast::<HashJoinExec>(&node) else { return Ok(Transformed::no(node)) };
+        let reduces = *join.partition_mode() == PartitionMode::CollectLeft
+            && ignores_others(join)
+            && !exchanges(join.left())
+            && join.left().output_partitioning().partition_count() == 1
+            && filters(join.left());
+        let rows = StatisticsContext::new().compute(join.left().as_ref(), &Default::default())?.num_rows;
+        match rows.get_value() {
+            Some(&rows) if reduces && pays(rows as u64, join.right())? => {
+                Ok(looked_up(join, Arc::clone(join.left()), true)?
+                    .map_or_else(|| Transformed::no(node), Transformed::yes))
+            }
+            _ => Ok(Transformed::no(node)),
+        }
+    });
+    Ok(reduced?.data)
+}
+
+/// Whether a plan takes some of the rows that there are.
+fn filters(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    downcast::<FilterExec>(plan).is_some() || plan.children().into_iter().any(filters)
+}
+
+/// The join with those rows only on its right side whose keys are among these, below its exchanges; none if there are none.
+fn looked_up(
+    join: &HashJoinExec,
+    among: Arc<dyn ExecutionPlan>,
+    in_collected: bool,
+) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let keys: Option<Vec<usize>> = join.on().iter().map(|(_, right)| column(right)).collect();
     let Some(keys) = keys else { return Ok(None) };
     let wanted = join
@@ -74,8 +118,8 @@ pub(crate) fn reduced(join: &HashJoinExec, limits: &Limits) -> Result<Option<Arc
         .iter()
         .enumerate()
         .map(|(index, (left, _))| ProjectionExpr { expr: Arc::clone(left), alias: format!("key{index}") });
-    let wanted = ProjectionExec::try_new(wanted.collect::<Vec<_>>(), Arc::new(whole))?;
-    let lookup = Lookup { wanted: Arc::new(wanted), null_equality: join.null_equality() };
+    let wanted = ProjectionExec::try_new(wanted.collect::<Vec<_>>(), among)?;
+    let lookup = Lookup { wanted: Arc::new(wanted), null_equality: join.null_equality(), in_collected };
     let Some(right) = lookup.push(join.right(), &keys, false)? else { return Ok(None) };
     Ok(Some(
         join.builder().with_new_children(vec![Arc::clone(join.left()), right])?.recompute_properties().build_exec()?,
@@ -98,6 +142,8 @@ fn column(expression: &Arc<dyn PhysicalExpr>) -> Option<usize> {
 struct Lookup {
     wanted: Arc<dyn ExecutionPlan>,
     null_equality: NullEquality,
+    /// Also where rows are collected by every task, which is no exchange.
+    in_collected: bool,
 }
 
 impl Lookup {
@@ -194,7 +240,8 @@ impl Lookup {
             JoinSide::Left => (join.left(), join.right()),
             _ => (join.right(), join.left()),
         };
-        let own_pushed = self.push(own, &keys, exchanged)?;
+        let collected = from == JoinSide::Left && *join.partition_mode() == PartitionMode::CollectLeft;
+        let own_pushed = self.push(own, &keys, exchanged || self.in_collected && collected)?;
         let other_pushed = match equal {
             Some(keys) if *join.join_type() == JoinType::Inner => self.push(other, &keys, false)?,
             _ => None,
