@@ -33,7 +33,7 @@ fn exit_code(pod: &Pod) -> Option<i32> {
 }
 
 /// Removes what a dead driver left: the root as a sweep does, the rows as the next driver does.
-async fn swept(ground: &Ground) {
+pub(crate) async fn swept(ground: &Ground) {
     ground.until("the root is swept", async || ground.sweep().await == 1).await;
     ground.start(&[("store.sweep_after", "1s")], &["sum"]).ends().await.with_code(0);
 }

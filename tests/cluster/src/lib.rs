@@ -17,7 +17,7 @@ pub const NOTES: &str = "NOTES_URL";
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Nobody waits longer than this; a task of a test that has failed must end.
-const WAIT_AT_MOST: Duration = Duration::from_secs(180);
+const WAIT_AT_MOST: Duration = Duration::from_secs(600);
 
 /// Notes and gates of one test.
 #[derive(Debug, Clone)]

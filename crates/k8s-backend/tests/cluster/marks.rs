@@ -65,6 +65,8 @@ async fn a_thousand_executors_run_on_fake_nodes() {
     let ground = Ground::new(&[]).await;
     let nodes: Api<Node> = Api::all(ground.cluster.client());
     let fake = ListParams::default().labels(&format!("{FAKE}=fake"));
+    // Those of a run that failed.
+    nodes.delete_collection(&DeleteParams::default(), &fake).await.unwrap();
     let size = json!({ "cpu": "64", "memory": "256Gi", "ephemeral-storage": "4Ti", "pods": "110" });
     for number in 0..FAKE_NODES {
         let node: Node = made(json!({
