@@ -88,8 +88,8 @@ fn what_was_printed_just_before_a_crash_is_kept_and_told() {
         let log = kept(&outcome, "00000001-e1.log").unwrap();
         assert!(in_order(&log), "{fault:?}: {log}");
         if let Fault::Overflow = fault {
+            // Not always among the last fifty: what was printed at once to the other pipe may arrive after it.
             assert!(log.contains("overflowed its stack"), "what the runtime says while it dies: {log}");
-            assert!(shown.iter().any(|line| line.contains("overflowed its stack")), "{shown:#?}");
         }
     }
 }

@@ -184,18 +184,17 @@ async fn an_executor_that_is_preempted_is_nobodys_fault() {
         });
         let spec = json!({ "priorityClassName": "system-cluster-critical", "containers": [sleeps] });
         ground.make::<Pod>(json!({ "metadata": { "name": "urgent" }, "spec": spec })).await;
-        running.says("lost e1").await;
+        // It hears of it from its node, and ends in order.
+        running.says("e1 is let go").await;
         running.says("waiting for room").await;
-        let losses = ground.losses().await;
-        assert!(losses.iter().all(|(cause, _)| *cause == LossCause::Infrastructure), "{losses:?}");
         ground.api::<Pod>().delete("urgent", &DeleteParams::default().grace_period(0)).await.unwrap();
         ground.noted("runs", 2).await;
         ground.notes.open_gate("go").await.unwrap();
         let ended = running.ends_within(AFTER).await;
         advertise(ground, false).await;
         ended.with_code(0);
-        let (cause, why) = ground.losses().await.remove(0);
-        assert_eq!(cause, LossCause::Infrastructure, "no strike: {why}");
+        let losses = ground.losses().await;
+        assert!(losses.iter().all(|(cause, _)| *cause == LossCause::Infrastructure), "no strike: {losses:?}");
     })
     .await;
 }
