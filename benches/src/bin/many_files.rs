@@ -106,6 +106,7 @@ fn plan(args: &vonk::Args, folder: &str) -> Result<()> {
     thread::spawn(move || {
         while let Ok(own) = kib("RssAnon:") {
             watched.fetch_max(own, Ordering::Relaxed);
+            #[expect(clippy::disallowed_methods, reason = "nobody tells when memory is most")]
             thread::sleep(LOOK_EVERY);
         }
     });

@@ -33,6 +33,7 @@ pub(crate) fn keep_below(memory: u64) {
     let watch = move || {
         let (usual, mut short) = (kept(), false);
         loop {
+            #[expect(clippy::disallowed_methods, reason = "nobody tells when memory is short")]
             thread::sleep(LOOK_EVERY);
             let Some(used) = used() else { return };
             if is_short(short, used, memory) == short {
