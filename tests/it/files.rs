@@ -253,6 +253,37 @@ fn columns_that_later_files_have_are_there_if_schemas_are_merged() {
     }
 }
 
+/// An Avro file of one block, by hand: nothing here writes them. Rows are a number below 32 and, if that is odd, a text.
+fn avro(numbers: std::ops::Range<u8>) -> Vec<u8> {
+    // Lengths and numbers take twice their value and one byte, or for the schema's two.
+    let text = |bytes: &[u8]| {
+        let twice = bytes.len() * 2;
+        let length = if twice < 128 { vec![twice as u8] } else { vec![(twice % 128) as u8 | 128, (twice / 128) as u8] };
+        [&length, bytes].concat()
+    };
+    let schema =
+        br#"{"type":"record","name":"r","fields":[{"name":"n","type":"long"},{"name":"t","type":["null","string"]}]}"#;
+    let row = |n: u8| match n % 2 {
+        0 => vec![n * 2, 0],
+        _ => [vec![n * 2, 2], text(format!("row {n}").as_bytes())].concat(),
+    };
+    let (count, rows) = (numbers.len() as u8, numbers.flat_map(row).collect::<Vec<u8>>());
+    let (codec, sync) = ([text(b"avro.codec"), text(b"null")].concat(), [7; 16]);
+    let header = [b"Obj\x01\x04".as_slice(), &text(b"avro.schema"), &text(schema), &codec, &[0], &sync].concat();
+    [header, vec![count * 2], text(&rows), sync.to_vec()].concat()
+}
+
+#[test]
+fn avro_files_are_read_whole() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join("t")).unwrap();
+    fs::write(home.path().join("t/a.avro"), avro(0..5)).unwrap();
+    fs::write(home.path().join("t/b.avro"), avro(5..9)).unwrap();
+    let statements = "CREATE EXTERNAL TABLE t STORED AS AVRO LOCATION 'FOLDER/t/';
+        SELECT count(*) AS rows, sum(n) AS n, count(t) AS texts, max(t) AS last FROM t";
+    everywhere(home.path(), statements, "rows,n,texts,last\n9,36,4,row 7\n");
+}
+
 #[test]
 fn lines_of_text_are_rows_whatever_files_are_called() {
     use std::io::Write;
