@@ -31,6 +31,18 @@ pub fn run(command: &mut Command) -> Result<Run> {
     Ok(Run { seconds, stdout: String::from_utf8_lossy(&output.stdout).into_owned() })
 }
 
+/// Bytes that the system counts of a process's memory under a name of `/proc/PID/status`, such as `VmHWM`, the most that was
+/// resident so far.
+///
+/// # Errors
+/// There is no such process, or no such name.
+pub fn memory(process: u32, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib: u64 = line.with_context(|| format!("read {name}"))?.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}
+
 /// The middle one, or the mean of the two in the middle.
 ///
 /// # Panics

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
+use vonk_benches::measure::memory;
 
 /// Prints the resident memory of the executors after a job, in bytes each.
 #[derive(Debug, Parser)]
@@ -21,10 +21,7 @@ fn main() -> ExitCode {
         let mut seen = std::collections::BTreeSet::from([own]);
         for executor in executors {
             if seen.insert(executor) {
-                let status = std::fs::read_to_string(format!("/proc/{executor}/status"))?;
-                let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("read VmRSS")?;
-                let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-                println!("{}", kib << 10);
+                println!("{}", memory(executor, "VmRSS")?);
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use vonk_benches::measure::{Mark, Report, head, run};
+use vonk_benches::measure::{Mark, Report, head, memory, run};
 
 /// How often a driver's memory is looked at: what it has for a shorter time is not seen.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -104,7 +104,7 @@ fn plan(args: &vonk::Args, folder: &str) -> Result<()> {
     let watched = Arc::clone(&most);
     // It ends with the process.
     thread::spawn(move || {
-        while let Ok(own) = kib("RssAnon:") {
+        while let Ok(own) = memory(std::process::id(), "RssAnon") {
             watched.fetch_max(own, Ordering::Relaxed);
             #[expect(clippy::disallowed_methods, reason = "nobody tells when memory is most")]
             thread::sleep(LOOK_EVERY);
@@ -121,13 +121,6 @@ fn plan(args: &vonk::Args, folder: &str) -> Result<()> {
         drop(planned);
         anyhow::Ok(seconds)
     })??;
-    println!("{seconds} {} {}", most.load(Ordering::Relaxed) << 10, kib("VmHWM:")? << 10);
+    println!("{seconds} {} {}", most.load(Ordering::Relaxed), memory(std::process::id(), "VmHWM")?);
     Ok(())
-}
-
-/// What the system says of this process's memory.
-fn kib(what: &'static str) -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).context(what)?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 use vonk::Context;
 use vonk::datafusion::prelude::{SessionConfig, SessionContext};
 use vonk_benches::chart::{Bar, bars};
-use vonk_benches::measure::{Mark, Report, head, run};
+use vonk_benches::measure::{Mark, Report, head, memory, run};
 use vonk_tpch::{Answer, Order, QUERIES, Query, Shape, register, tables};
 
 /// How many threads, slots or partitions every engine has.
@@ -99,7 +99,7 @@ struct Measured {
     name: String,
     ours: bool,
     seconds: Seconds,
-    /// The most memory that one of its executors had, in KiB, if it has some.
+    /// The most memory that one of its executors had, in bytes, if it has some.
     peak: Option<u64>,
 }
 
@@ -132,7 +132,7 @@ fn answer(ask: &Ask) -> Result<()> {
     } else {
         let ctx = Context::builder().args(&ask.vonk).build()?;
         let seconds = ctx.block_on(ask_all(ask, ctx.session()?))??;
-        if let Some(most) = executors()?.iter().filter_map(|&executor| peak(executor)).max() {
+        if let Some(most) = executors()?.iter().filter_map(|&executor| memory(executor, "VmHWM").ok()).max() {
             println!("PEAK {most}");
         }
         ctx.stop();
@@ -151,12 +151,6 @@ fn executors() -> Result<Vec<u32>> {
             .is_ok_and(|status| status.lines().any(|line| line == parent))
     };
     Ok(processes.filter(ours).collect())
-}
-
-/// The most memory that a process had so far, in KiB.
-fn peak(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
 async fn ask_all(ask: &Ask, session: &SessionContext) -> Result<Seconds> {
@@ -385,7 +379,7 @@ fn keep(args: &Args, queries: &[&Query], measured: &[Measured], small: &[(&str, 
     if let Some(peak) = measured.iter().find_map(|one| one.peak) {
         let what = format!("most memory of an executor that may have {}", args.executor_memory);
         let most = bytes(&args.executor_memory).map(|bytes| Mark::AtMost(bytes / 1_048_576.0));
-        report.add(&what, peak as f64 / 1_024.0, "MiB", most, &[]);
+        report.add(&what, peak as f64 / 1_048_576.0, "MiB", most, &[]);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let all = queries.len() == QUERIES.len();

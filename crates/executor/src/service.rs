@@ -391,13 +391,13 @@ impl Service {
             Err(error) => tracing::warn!(%error, "the grace of a drain stays as it is"),
         }
         if self.compute.is_none() {
-            let means = self.means.take().map_or_else(
-                || {
+            let means = match self.means.take() {
+                Some(means) => Ok(means),
+                None => {
                     self.runner.may_use(hello.memory);
                     Means::of(&hello)
-                },
-                Ok,
-            );
+                }
+            };
             let compute = means.and_then(|means| set_up(&self.me, means, self.runner.clone(), self.io.clone()));
             if let Err(failure) = &compute {
                 tracing::error!(%failure, "set up: every task will fail with this");

@@ -112,5 +112,7 @@ mod tests {
     #[test]
     fn what_does_not_panic_passes() {
         assert_eq!(contain(|| 3, String::new), Ok(3));
+        let failure = Failure::new(FailureKind::Query, "no such column");
+        assert_eq!(contain(|| Err::<(), _>(failure.clone()), String::new).flatten(), Err(failure));
     }
 }

@@ -83,19 +83,20 @@ pub(crate) fn reduced(join: &HashJoinExec, limits: &Limits) -> Result<Option<Arc
 pub(crate) fn by_filters(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let reduced = plan.transform_down(|node| {
         let Some(join) = downcast::<HashJoinExec>(&node) else { return Ok(Transformed::no(node)) };
+        let left = join.left();
         let reduces = *join.partition_mode() == PartitionMode::CollectLeft
             && ignores_others(join)
-            && !exchanges(join.left())
-            && join.left().output_partitioning().partition_count() == 1
-            && filters(join.left());
-        let rows = StatisticsContext::new().compute(join.left().as_ref(), &Default::default())?.num_rows;
-        match rows.get_value() {
-            Some(&rows) if reduces && pays(rows as u64, join.right())? => {
-                Ok(looked_up(join, Arc::clone(join.left()), true)?
-                    .map_or_else(|| Transformed::no(node), Transformed::yes))
-            }
-            _ => Ok(Transformed::no(node)),
+            && !exchanges(left)
+            && left.output_partitioning().partition_count() == 1
+            && filters(left);
+        if reduces
+            && let Some(&left_rows) = rows(left)?.get_value()
+            && pays(left_rows as u64, join.right())?
+            && let Some(reduced) = looked_up(join, Arc::clone(left), true)?
+        {
+            return Ok(Transformed::yes(reduced));
         }
+        Ok(Transformed::no(node))
     });
     Ok(reduced?.data)
 }
@@ -126,12 +127,13 @@ fn looked_up(
     ))
 }
 
-fn pays(rows: u64, right: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    let statistics = StatisticsContext::new().compute(right.as_ref(), &Default::default())?;
-    Ok(match statistics.num_rows {
-        Precision::Exact(right) | Precision::Inexact(right) => rows.saturating_mul(ROWS_FACTOR) <= right as u64,
-        Precision::Absent => true,
-    })
+fn pays(left_rows: u64, right: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    Ok(rows(right)?.get_value().is_none_or(|&right| left_rows.saturating_mul(ROWS_FACTOR) <= right as u64))
+}
+
+/// As far as anybody knows.
+fn rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Precision<usize>> {
+    Ok(StatisticsContext::new().compute(plan.as_ref(), &Default::default())?.num_rows)
 }
 
 fn column(expression: &Arc<dyn PhysicalExpr>) -> Option<usize> {

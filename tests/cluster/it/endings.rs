@@ -35,7 +35,7 @@ fn exit_code(pod: &Pod) -> Option<i32> {
 /// Removes what a dead driver left: the root as a sweep does, the rows as the next driver does.
 pub(crate) async fn swept(ground: &Ground) {
     ground.until("the root is swept", async || ground.sweep().await == 1).await;
-    ground.start(&[("store.sweep_after", "1s")], &["sum"]).ends().await.with_code(0);
+    ground.next_driver_sweeps().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +94,7 @@ async fn a_second_ctrl_c_leaves_at_once_and_a_sweep_takes_the_rest() {
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
         // The first one may have come as far as the root.
         ground.sweep().await;
-        ground.start(&[("store.sweep_after", "1s")], &["sum"]).ends().await.with_code(0);
+        ground.next_driver_sweeps().await;
     })
     .await;
 }
@@ -138,7 +138,7 @@ async fn an_application_that_somebody_removed_ends_and_says_so() {
         ended.said("application was removed: its Lease is gone: stopping");
         // Executors whose tasks do not end outlive the driver: the next one removes what they may have stored.
         ground.until("no executor is left", async || ground.executors().await.is_empty()).await;
-        ground.start(&[("store.sweep_after", "1s")], &["sum"]).ends().await.with_code(0);
+        ground.next_driver_sweeps().await;
     })
     .await;
 }

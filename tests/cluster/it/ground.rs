@@ -424,6 +424,11 @@ impl Ground {
         sweep(&self.cluster, all).await.unwrap().len()
     }
 
+    /// The next driver removes what tasks that outlived theirs may have stored.
+    pub(crate) async fn next_driver_sweeps(&self) {
+        self.start(&[("store.sweep_after", "1s")], &["sum"]).ends().await.with_code(0);
+    }
+
     /// For whoever reads of a test that failed.
     async fn show(&self) {
         for pod in self.api::<Pod>().list(&ListParams::default()).await.into_iter().flatten() {

@@ -32,11 +32,6 @@ async fn in_status(ground: &Ground, words: &str) -> bool {
     status.is_some_and(|status| status["waiting"].as_str().is_some_and(|why| why.contains(words)))
 }
 
-/// Tasks that do not end may still write when their driver has ended: the next one tidies up.
-async fn swept(ground: &Ground) {
-    ground.start(&[("store.sweep_after", "1s")], &["sum"]).ends().await.with_code(0);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_is_told_alike_everywhere_and_after_a_kill() {
     in_namespace(&[], async |ground| {
@@ -57,7 +52,7 @@ async fn a_quota_is_told_alike_everywhere_and_after_a_kill() {
         ground.until_told(&["diagnose", &app], "application was removed").await;
         ground.until_told(&["status", &app], "failed").await;
         ground.until_told(&["logs", &app], &told).await;
-        swept(ground).await;
+        ground.next_driver_sweeps().await;
     })
     .await;
 }
@@ -117,7 +112,7 @@ async fn a_killed_driver_in_the_cluster_is_asked_about_afterwards() {
         let list = ground.ask(&["list", "--all"]).ends().await;
         list.with_code(0);
         assert!(list.stdout.contains(&app), "{list:?}");
-        swept(ground).await;
+        ground.next_driver_sweeps().await;
     })
     .await;
 }
