@@ -45,6 +45,8 @@ pub(crate) fn start_api_server(state: &State, programs: &Path) -> Result<Started
         command.args(["--kubelet-preferred-address-types", "InternalIP"]);
         command.args(["--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction"]);
         command.arg("--allow-privileged=true");
+        // Debian 12's etcd cannot tell the progress of a watch. A watch from any version on would be refused.
+        command.arg("--feature-gates=WatchList=false");
         Ok(())
     })
 }
