@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what every test needs is no test by itself")]
 
+mod answers;
+mod between;
 mod cluster;
 mod executors;
 mod marks;
