@@ -38,6 +38,9 @@ const LOCK_TRIES: u32 = 1_000;
 /// What was printed a moment ago has been passed on after so many milliseconds, unless nobody takes it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
+/// So often others are let run while stdout has something, before stderr has its turn: as often stdout is emptied.
+const STDOUT_FIRST: u32 = 100;
+
 /// The end of what a process prints, kept by whoever started it.
 #[derive(Debug)]
 pub struct Printed {
@@ -45,6 +48,17 @@ pub struct Printed {
     ring: u64,
     /// Bytes printed so far.
     total: Mutex<u64>,
+    /// The pipe that is stdout, while it is passed on.
+    stdout: Mutex<Option<OwnedFd>>,
+}
+
+/// Which of a process's pipes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pipe {
+    /// Its stdout.
+    Stdout,
+    /// Its stderr. What stdout has goes first: who crashes says last, and here, why.
+    Stderr,
 }
 
 impl Printed {
@@ -57,7 +71,7 @@ impl Printed {
         let file = File::from(memfd_create("printed", MemfdFlags::empty())?);
         let ring = bytes.max(1) as u64;
         file.set_len(HEADER + ring)?;
-        Ok(Self { file, ring, total: Mutex::default() })
+        Ok(Self { file, ring, total: Mutex::default(), stdout: Mutex::default() })
     }
 
     /// Where a process that this one starts finds it: for [`Own::open`].
@@ -73,6 +87,12 @@ impl Printed {
     pub fn kept(&self) -> io::Result<Vec<u8>> {
         let _total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
         end_of(&self.file, self.ring, self.ring)
+    }
+
+    /// So many bytes were printed so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        *self.total.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last lines.
@@ -138,6 +158,16 @@ impl Printed {
         taken
     }
 
+    /// Whether stdout has something that was not taken yet.
+    fn stdout_waits(&self) -> bool {
+        let stdout = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        stdout.as_ref().is_some_and(|pipe| rustix::io::ioctl_fionread(pipe).unwrap_or(0) > 0)
+    }
+
+    fn set_stdout(&self, pipe: Option<OwnedFd>) {
+        *self.stdout.lock().unwrap_or_else(PoisonError::into_inner) = pipe;
+    }
+
     /// A stopped process that holds the lock must stop nobody else, so it is done without after a while.
     fn lock(&self) -> bool {
         for _ in 0..LOCK_TRIES {
@@ -158,17 +188,39 @@ impl Printed {
 ///
 /// # Cancellation
 /// What was taken was passed on.
-pub async fn pass_on(pipe: OwnedFd, printed: &Printed, mut to: impl FnMut(&[u8])) -> io::Result<()> {
+pub async fn pass_on(pipe: OwnedFd, which: Pipe, printed: &Printed, mut to: impl FnMut(&[u8])) -> io::Result<()> {
+    let _known = match which {
+        Pipe::Stdout => {
+            printed.set_stdout(Some(pipe.try_clone()?));
+            Some(Known(printed))
+        }
+        Pipe::Stderr => None,
+    };
     let from = Receiver::from_owned_fd(pipe)?;
     let (mut buffer, mut line) = (vec![0; AT_ONCE], Vec::new());
     loop {
         from.readable().await?;
+        for _ in 0..STDOUT_FIRST {
+            if which == Pipe::Stdout || !printed.stdout_waits() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         match printed.take(&from, &mut buffer, &mut line) {
             Ok(0) => return Ok(()),
             Ok(bytes) => to(&buffer[..bytes]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Stdout is known as long as this is there: a pipe that nobody reads must break.
+struct Known<'a>(&'a Printed);
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.0.set_stdout(None);
     }
 }
 
@@ -278,7 +330,9 @@ mod tests {
         let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo last; kill -ABRT $$";
         let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let mut heard = Vec::new();
-        pass_on(child.stdout.take().unwrap().into(), &printed, |bytes| heard.write_all(bytes).unwrap()).await.unwrap();
+        pass_on(child.stdout.take().unwrap().into(), Pipe::Stdout, &printed, |bytes| heard.write_all(bytes).unwrap())
+            .await
+            .unwrap();
         assert!(!child.wait().unwrap().success());
         let wanted: String = (0..20_000).map(|i| format!("line {i}\n")).chain(["last\n".to_owned()]).collect();
         assert!(heard == wanted.as_bytes(), "{} of {} bytes", heard.len(), wanted.len());
@@ -297,7 +351,8 @@ mod tests {
         let mut child =
             Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (one, other) = (child.stdout.take().unwrap().into(), child.stderr.take().unwrap().into());
-        let (one, other) = tokio::join!(pass_on(one, &printed, |_| ()), pass_on(other, &printed, |_| ()));
+        let (one, other) =
+            tokio::join!(pass_on(one, Pipe::Stdout, &printed, |_| ()), pass_on(other, Pipe::Stderr, &printed, |_| ()));
         one.and(other).unwrap();
         child.wait().unwrap();
         let kept = String::from_utf8(printed.kept().unwrap()).unwrap();
@@ -309,13 +364,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn last_words_on_stderr_are_last() {
+        let printed = Printed::new(OF_EXECUTOR).unwrap();
+        let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo overflow >&2";
+        let mut child =
+            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // All of it fits into the pipes.
+        child.wait().unwrap();
+        let (out, err) = (child.stdout.take().unwrap().into(), child.stderr.take().unwrap().into());
+        let (err, out) =
+            tokio::join!(pass_on(err, Pipe::Stderr, &printed, |_| ()), pass_on(out, Pipe::Stdout, &printed, |_| ()));
+        err.and(out).unwrap();
+        let last = printed.last_lines();
+        assert_eq!(last[48..], ["line 1999", "overflow"], "{last:?}");
+        assert!(printed.stdout.lock().unwrap().is_none());
+    }
+
+    #[tokio::test]
     async fn a_stopped_reader_of_its_own_lines_holds_nobody_up() {
         let printed = Printed::new(1_000).unwrap();
         let own = Own::open(&printed.path()).unwrap();
         own.file.lock().unwrap();
         let mut child = Command::new("echo").arg("x").stdout(Stdio::piped()).spawn().unwrap();
         let mut heard = Vec::new();
-        pass_on(child.stdout.take().unwrap().into(), &printed, |bytes| heard.extend_from_slice(bytes)).await.unwrap();
+        pass_on(child.stdout.take().unwrap().into(), Pipe::Stdout, &printed, |bytes| heard.extend_from_slice(bytes))
+            .await
+            .unwrap();
         child.wait().unwrap();
         assert_eq!((heard, printed.last_lines()), (b"x\n".to_vec(), vec!["x".to_owned()]));
     }

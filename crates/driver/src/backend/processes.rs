@@ -14,7 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use executor::printed::{OF_EXECUTOR, Printed, pass_on};
+use executor::printed::{OF_EXECUTOR, Pipe, Printed, pass_on};
 use executor::start::Birth;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
@@ -23,7 +23,7 @@ use model::failure::LossCause;
 use model::ids::ExecutorId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -296,18 +296,20 @@ impl Shared {
         let pid = child.id().unwrap_or_default();
         let mut cgroup = MemoryCgroup::of(pid);
         let mut stdout = child.stdout.take();
-        let forward = |pipe: std::io::Result<OwnedFd>| {
+        let forward = |pipe: std::io::Result<OwnedFd>, which| {
             let mut lines = Lines::of(executor, Arc::clone(&self.config.output));
             let printed = Arc::clone(printed);
             words.spawn(async move {
-                let passed = async { pass_on(pipe?, &printed, |bytes| lines.take(bytes)).await };
+                let passed = async { pass_on(pipe?, which, &printed, |bytes| lines.take(bytes)).await };
                 if let Err(error) = passed.await {
                     tracing::warn!(%executor, %error, "read what an executor prints");
                 }
                 lines.end();
             });
         };
-        child.stderr.take().map(ChildStderr::into_owned_fd).into_iter().for_each(&forward);
+        if let Some(stderr) = child.stderr.take() {
+            forward(stderr.into_owned_fd(), Pipe::Stderr);
+        }
         let port = match &mut stdout {
             Some(stdout) => timeout(PORT_WITHIN, read_port(stdout)).await,
             None => Ok(None),
@@ -323,7 +325,9 @@ impl Shared {
             }
             self.report(ClusterEvent::Reachable { executor, place: format!("process {pid}") }).await;
         }
-        stdout.map(ChildStdout::into_owned_fd).into_iter().for_each(&forward);
+        if let Some(stdout) = stdout {
+            forward(stdout.into_owned_fd(), Pipe::Stdout);
+        }
 
         let mut ended_by_us = false;
         let mut look = interval(CGROUP_EVERY);
