@@ -66,10 +66,10 @@ const FULL: &str = "No space left on device";
 const SMALL: &str = "2m";
 const LARGE: &str = "1g";
 
-/// Fails on a small disk at once, saying this; the same program on a large one succeeds.
-fn fills(program: impl Fn(&Path) -> Program, says: &str) {
+/// Fails on a small disk at once, with this code and saying this; the same program on a large one succeeds.
+fn fills(program: impl Fn(&Path) -> Program, code: i32, says: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let outcome = program(folder.path()).disk(folder.path(), SMALL).run().failed(1, &[FULL, says]);
+    let outcome = program(folder.path()).disk(folder.path(), SMALL).run().failed(code, &[FULL, says]);
     assert!(outcome.took.as_secs() < 60, "{:?}", outcome.took);
     program(folder.path()).disk(folder.path(), LARGE).run().succeeded();
 }
@@ -87,7 +87,7 @@ fn a_disk_that_fills_with_spilled_rows_is_named() {
         // The store has room, and would lie on the same disk if nobody said where.
         program.store(&format!("file://{}", store.path().display()))
     };
-    fills(spills, "spill rows to the local disk");
+    fills(spills, 1, "spill rows to the local disk");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_disk_that_fills_with_the_store_is_named() {
         let program = Program::new(&SUM).master("local-cluster[2,1]").conf(&["shuffle.inline_task_max=0"]);
         program.store(&format!("file://{}", folder.display()))
     };
-    fills(stores, "the store refuses");
+    fills(stores, 78, "the store refuses");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_disk_that_fills_with_output_is_named() {
             let out = folder.join("out");
             Program::new(&["save", out.to_str().unwrap(), "--rows", "400000", "--keys", "200000"]).master(master)
         };
-        fills(saves, "write `");
+        fills(saves, 78, "write `");
     }
 }
 
@@ -174,7 +174,7 @@ fn a_store_without_rights_bucket_or_sense_is_named() {
     sum("memory:///x").failed(2, &["its executors are other processes"]);
     sum("/just/a/path").failed(2, &["open the store", "/just/a/path"]);
     let file = tempfile::NamedTempFile::new().unwrap();
-    sum(&format!("file://{}/below/a/file", file.path().display())).failed(1, &["/below/a/file"]);
+    sum(&format!("file://{}/below/a/file", file.path().display())).failed(69, &["/below/a/file"]);
 }
 
 #[test]

@@ -87,5 +87,5 @@ fn a_store_that_refuses_is_named_at_once() {
     let always = Rule::new(Verb::Put, "*shuffle/v1/*.vonk", Fault::Status(403)).always();
     let (outcome, _) = run(&[always], &[]);
     assert!(outcome.took.as_secs() < 30, "{:?}", outcome.took);
-    outcome.failed(1, &["store"]);
+    outcome.failed(78, &["store"]);
 }

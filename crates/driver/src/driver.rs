@@ -200,7 +200,7 @@ impl Driver {
         if std::mem::replace(&mut *stopped, true) {
             return;
         }
-        self.requests.close("it was stopped");
+        self.requests.close(JobError::Ended { why: "it was stopped".to_owned() });
         self.ending.cancel();
         let why = "the application has ended".to_owned();
         within("cancel jobs", LOOP_WITHIN, self.mailbox.send(Message::CancelAll { why })).await;

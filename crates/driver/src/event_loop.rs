@@ -83,7 +83,7 @@ pub(crate) enum Message {
     /// A job that writes has come to its end: its files are published, or never will be.
     WriteEnded { job: JobId, destination: String, outcome: Result<WriteReport, String>, shown: oneshot::Sender<()> },
     /// The application cannot go on: its lease is lost.
-    Doomed { why: String },
+    Doomed { failure: Failure },
     /// The application ends: no job goes on.
     CancelAll { why: String },
     /// The loop ends.
@@ -174,7 +174,7 @@ pub(crate) struct EventLoop {
     unnamed: bool,
     /// Attempts that were launched and have not told how they ended.
     unheard: BTreeMap<AttemptId, ExecutorId>,
-    doomed: Option<String>,
+    doomed: Option<Failure>,
     last_lines: LastLines,
     waits: Waits,
     /// How long executors have been cut off, while they are.
@@ -237,7 +237,7 @@ struct CloseRequests(Requests);
 
 impl Drop for CloseRequests {
     fn drop(&mut self) {
-        self.0.close("its driver could not go on");
+        self.0.close(JobError::Ended { why: "its driver could not go on".to_owned() });
     }
 }
 
@@ -533,10 +533,11 @@ impl EventLoop {
                 self.record(|_| AppEvent::JobFinished { job, error });
                 self.shown.push(shown);
             }
-            Message::Doomed { why } => {
-                self.parts.requests.close(&why);
-                self.tell(Event::GroupCancelled { group: None, why: why.clone() });
-                self.doomed = Some(why);
+            Message::Doomed { failure } => {
+                self.parts.requests.close(JobError::Doomed { failure: Box::new(failure.clone()) });
+                let why = failure.to_string();
+                self.doomed = Some(failure);
+                self.tell(Event::GroupCancelled { group: None, why });
             }
             Message::CancelAll { why } => self.tell(Event::GroupCancelled { group: None, why }),
             Message::Stop { .. } => {}
@@ -713,8 +714,8 @@ impl EventLoop {
     }
 
     fn submit(&mut self, job: Job, results: Producer, staged: Option<Staged>) {
-        if let Some(why) = &self.doomed {
-            results.end(Err(JobError::Ended { why: why.clone() }));
+        if let Some(failure) = &self.doomed {
+            results.end(Err(JobError::Doomed { failure: Box::new(failure.clone()) }));
             return;
         }
         for stage in &job.stages {
@@ -880,13 +881,13 @@ impl EventLoop {
         let end = end.map_err(|(failure, earlier)| {
             let (name, failure) = (running.name.clone(), self.last_lines.added_to(failure));
             match (&self.doomed, failure.kind == FailureKind::Cancelled) {
-                (Some(why), true) => JobError::Ended { why: why.clone() },
+                (Some(failure), true) => JobError::Doomed { failure: Box::new(failure.clone()) },
                 (None, true) => JobError::Cancelled { name, why: failure.to_string() },
                 (_, false) => JobError::Failed { name, failure: Box::new(failure), earlier },
             }
         });
         let error = end.as_ref().err().map(|error| match error {
-            JobError::Failed { failure, .. } => format!("{error}: {failure}"),
+            JobError::Failed { failure, .. } | JobError::Doomed { failure } => format!("{error}: {failure}"),
             JobError::Cancelled { .. } | JobError::Ended { .. } => error.to_string(),
         });
         if !running.writes() {

@@ -76,8 +76,9 @@ impl Holder {
     }
 
     async fn doom(&self, what: &str, error: sweep::Error) {
-        let why = format!("{what}: {}", error.into_failure());
-        let _ = self.mailbox.send(Message::Doomed { why }).await;
+        let cause = error.into_failure();
+        let failure = Failure::new(cause.kind.clone(), what).caused_by(cause.to_string());
+        let _ = self.mailbox.send(Message::Doomed { failure }).await;
     }
 
     /// Renews until another driver holds the lease.

@@ -48,7 +48,7 @@ struct State {
     requests: Vec<Request>,
     warnings: usize,
     /// Why nothing can be asked any more.
-    closed: Option<String>,
+    closed: Option<JobError>,
 }
 
 #[derive(Default)]
@@ -73,7 +73,7 @@ impl Requests {
         {
             let mut state = self.lock();
             if let Some(why) = &state.closed {
-                return Err(JobError::Ended { why: why.clone() });
+                return Err(why.clone());
             }
             if let Request::Warn(_) = request {
                 if state.warnings == WARNINGS {
@@ -100,8 +100,8 @@ impl Requests {
     }
 
     /// Refuses requests from now on. The first reason stays.
-    pub(crate) fn close(&self, why: &str) {
-        self.lock().closed.get_or_insert_with(|| why.to_owned());
+    pub(crate) fn close(&self, why: JobError) {
+        self.lock().closed.get_or_insert(why);
     }
 }
 
@@ -117,10 +117,11 @@ mod tests {
         requests.filled().await;
         let taken = requests.take();
         assert!(matches!(taken[..], [Request::Unpersist(RddId(1)), Request::ReleaseShuffle(ShuffleId(2))]));
-        requests.close("it was stopped");
-        requests.close("again");
+        let ended = |why: &str| JobError::Ended { why: why.into() };
+        requests.close(ended("it was stopped"));
+        requests.close(ended("again"));
         let refused = requests.put(Request::StoreAnswered).unwrap_err();
-        assert_eq!(refused, JobError::Ended { why: "it was stopped".into() });
+        assert_eq!(refused, ended("it was stopped"));
     }
 
     #[test]

@@ -126,7 +126,7 @@ async fn show(
     mailbox: &mpsc::Sender<Message>,
 ) {
     let outcome = outcome.clone().map_err(|error| match &error {
-        JobError::Failed { failure, .. } => format!("{error}: {failure}"),
+        JobError::Failed { failure, .. } | JobError::Doomed { failure } => format!("{error}: {failure}"),
         JobError::Cancelled { .. } | JobError::Ended { .. } => error.to_string(),
     });
     let (shown, observed) = oneshot::channel();

@@ -59,6 +59,13 @@ pub enum JobError {
         /// Who or what asked.
         why: String,
     },
+    /// The application cannot go on, through no fault of the job.
+    #[error("run a job: the application cannot go on")]
+    Doomed {
+        /// Why not.
+        #[source]
+        failure: Box<Failure>,
+    },
     /// The application has stopped, or its driver could not go on.
     #[error("run a job: the application has ended: {why}")]
     Ended {

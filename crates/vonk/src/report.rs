@@ -104,7 +104,9 @@ fn advice(kind: &FailureKind) -> Option<&'static str> {
             "free space on the spill volume, raise executor.disk_max (k8s.executor.disk of pods), or set executor.disk to another folder"
         }
         FailureKind::StoreUnavailable => "check that the object store can be reached, then run the program again",
-        FailureKind::StoreDenied => "check the store's URL and the rights of the credentials in the environment",
+        FailureKind::StoreDenied => {
+            "check the store's URL, its free space and the rights of the credentials in the environment"
+        }
         FailureKind::NotDeterministic => {
             "a stage gave other rows when it ran again: sort or seed what it does, or checkpoint its result"
         }
@@ -155,7 +157,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         FailureKind::Lost(LossCause::Start) => REFUSED,
         // No task had it: there was no executor for too long.
         FailureKind::Lost(LossCause::Infrastructure) if failure.attempt.is_none() => NO_ROOM,
-        FailureKind::StoreUnavailable | FailureKind::Lost(LossCause::Infrastructure) => LOST,
+        FailureKind::StoreDenied => REFUSED,
+        // What is stale is the driver's own: it has lost its place in the store.
+        FailureKind::StoreUnavailable | FailureKind::Stale | FailureKind::Lost(LossCause::Infrastructure) => LOST,
         _ => FAILED,
     }
 }
