@@ -2,8 +2,10 @@
 //!
 //! Everything that a cluster can refuse is asked for before somebody waits for it: rights, accounts, admission, quotas.
 
-use std::collections::BTreeMap;
+mod room;
 
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -13,13 +15,13 @@ use serde::Serialize;
 use crate::access::{AccessError, Cluster};
 use crate::answer::within;
 use crate::job::DriverJob;
-use crate::names::{CONTAINER, Role};
+use crate::names::Role;
 use crate::pod::ExecutorPods;
-use crate::quantity::number;
 use crate::refusal::{Answer, Request, Verdict, judge};
 use crate::request::{RequestError, insist};
-use crate::rights::{Part, yaml};
+use crate::rights::{self, Part, Subject, yaml};
 use crate::template::weakens_restricted;
+use room::{Asked, filled, judge_limits, judge_quotas};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -96,21 +98,22 @@ async fn looked(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>, AccessErro
     let executor = plan.executors.pod(1, &Default::default());
     let driver = plan.job.as_ref().map(|job| job.pod.pod());
     checks.push(security(cluster, &executor, driver.as_ref()).await);
-    checks.push(account(cluster, "executors' account", &executor).await);
+    checks.push(account(cluster, Role::Executor, &executor).await);
     if let Some(driver) = &driver {
-        checks.push(account(cluster, "driver's account", driver).await);
+        checks.push(account(cluster, Role::Driver, driver).await);
     }
-    checks.push(quotas(cluster, plan, &executor, driver.as_ref()).await);
-    checks.push(limits(cluster, &executor, driver.as_ref()).await);
+    let mut asked = vec![Asked { role: Role::Executor, pod: executor.clone(), count: plan.count }];
+    asked.extend(driver.map(|pod| Asked { role: Role::Driver, pod, count: 1 }));
+    checks.extend(room(cluster, &asked).await);
     if let Some(job) = &plan.job {
         let jobs: Api<Job> = cluster.api();
         checks.push(trial("driver's Job", within(jobs.create(&dry(), &job.job())).await.err()));
     }
     let pods: Api<Pod> = cluster.api();
-    checks.push(match plan.part {
-        // Who submits makes no pods.
-        Part::Submitter => Check::new("executor", Outcome::Skipped, "a submitter makes no pods: the driver does"),
-        Part::Driver | Part::Client => trial("executor", within(pods.create(&dry(), &executor)).await.err()),
+    // Who submits needs no right to make pods, and may have it.
+    checks.push(match plan.part == Part::Submitter && !may_create_pods(cluster).await {
+        true => Check::new("executor", Outcome::Skipped, "a submitter makes no pods: the driver does"),
+        false => trial("executor", within(pods.create(&dry(), &executor)).await.err()),
     });
     Ok(checks)
 }
@@ -130,13 +133,21 @@ fn dry() -> PostParams {
 
 async fn rights(cluster: &Cluster, part: Part) -> Result<Check, AccessError> {
     let missing = cluster.missing(part).await?;
-    Ok(if missing.is_empty() {
-        Check::new("rights", Outcome::Passed, format!("all of {}", part.role()))
-    } else {
-        let count: usize = missing.iter().map(|rule| rule.verbs.len()).sum();
-        let says = format!("{count} of {} are missing", part.role());
-        Check { mend: Some(yaml(part, cluster.namespace(), &missing)), ..Check::new("rights", Outcome::Failed, says) }
-    })
+    if missing.is_empty() {
+        return Ok(Check::new("rights", Outcome::Passed, format!("all of {}", part.role())));
+    }
+    let count: usize = missing.iter().map(|rule| rule.verbs.len()).sum();
+    let says = format!("{count} of {} are missing", part.role());
+    let mend = yaml(part, cluster.namespace(), &missing, &asker(cluster).await);
+    Ok(Check { mend: Some(mend), ..Check::new("rights", Outcome::Failed, says) })
+}
+
+/// Who we are to the API server.
+async fn asker(cluster: &Cluster) -> Subject {
+    let reviews: Api<SelfSubjectReview> = Api::all(cluster.client());
+    let answered = within(reviews.create(&PostParams::default(), &SelfSubjectReview::default())).await;
+    let name = answered.ok().and_then(|review| review.status?.user_info?.username).filter(|name| !name.is_empty());
+    name.map_or(Subject::Unknown, |name| Subject::named(&name))
 }
 
 async fn security(cluster: &Cluster, executor: &Pod, driver: Option<&Pod>) -> Check {
@@ -175,17 +186,18 @@ fn judge_security(level: Option<&str>, weak: &[String]) -> Check {
     }
 }
 
-async fn account(cluster: &Cluster, what: &str, pod: &Pod) -> Check {
+async fn account(cluster: &Cluster, role: Role, pod: &Pod) -> Check {
+    let what = match role {
+        Role::Driver => "driver's account",
+        Role::Executor => "executors' account",
+    };
     let name = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default();
     let accounts: Api<ServiceAccount> = cluster.api();
     match within(accounts.get_opt(&name)).await {
         Ok(Some(_)) => Check::new(what, Outcome::Passed, format!("{name} is there")),
         Ok(None) => {
-            let namespace = cluster.namespace();
-            let mend =
-                format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: {namespace}}}\n");
             let says = format!("there is no {name}: install the chart, create it, or name another");
-            Check { mend: Some(mend), ..Check::new(what, Outcome::Failed, says) }
+            Check { mend: Some(an_account(cluster.namespace(), role, name)), ..Check::new(what, Outcome::Failed, says) }
         }
         Err(_) => Check::new(
             what,
@@ -195,146 +207,56 @@ async fn account(cluster: &Cluster, what: &str, pod: &Pod) -> Check {
     }
 }
 
-async fn quotas(cluster: &Cluster, plan: &Plan, executor: &Pod, driver: Option<&Pod>) -> Check {
+/// An account, and for a driver the rights without which it is of no use.
+fn an_account(namespace: &str, role: Role, name: String) -> String {
+    let account = rights::account(namespace, &name);
+    match role {
+        Role::Executor => account,
+        Role::Driver => {
+            let subject = Subject::Account { namespace: namespace.to_owned(), name };
+            format!("{account}---\n{}", yaml(Part::Driver, namespace, &[], &subject))
+        }
+    }
+}
+
+/// Quotas and LimitRanges.
+async fn room(cluster: &Cluster, asked: &[Asked]) -> [Check; 2] {
+    let ranges: Api<LimitRange> = cluster.api();
+    let (known, limits) = match within(ranges.list(&ListParams::default())).await {
+        Ok(ranges) => {
+            let limits = judge_limits(&ranges.items, asked);
+            (ranges.items, limits)
+        }
+        Err(_) => {
+            let says = "we may not list them; a pod beyond one is refused";
+            (Vec::new(), Check::new("limit ranges", Outcome::Skipped, says))
+        }
+    };
+    let filled = asked.iter().map(|asked| Asked { pod: filled(&asked.pod, &known), ..asked.clone() });
+    [quotas(cluster, &filled.collect::<Vec<_>>()).await, limits]
+}
+
+async fn quotas(cluster: &Cluster, asked: &[Asked]) -> Check {
     let quotas: Api<ResourceQuota> = cluster.api();
     match within(quotas.list(&ListParams::default())).await {
-        Ok(quotas) => judge_quotas(&quotas.items, executor, driver, plan.count),
+        Ok(quotas) => judge_quotas(&quotas.items, asked),
         Err(_) => Check::new("quotas", Outcome::Skipped, "we may not list them; pods beyond one wait"),
     }
 }
 
-/// Whether everything that is asked for fits beside what is there.
-fn judge_quotas(quotas: &[ResourceQuota], executor: &Pod, driver: Option<&Pod>, count: u64) -> Check {
-    let mut asked = amounts(executor, count as f64);
-    for (resource, amount) in driver.map(|driver| amounts(driver, 1.0)).unwrap_or_default() {
-        *asked.entry(resource).or_default() += amount;
-    }
-    let mut problems = Vec::new();
-    let mut outcome = Outcome::Passed;
-    for quota in quotas {
-        let name = quota.metadata.name.as_deref().unwrap_or_default();
-        let Some(status) = &quota.status else { continue };
-        for (resource, hard) in status.hard.iter().flatten() {
-            let used = status.used.as_ref().and_then(|used| number(used.get(resource)?)).unwrap_or(0.0);
-            // A quota on `cpu` is one on requests.
-            let key = match resource.as_str() {
-                "cpu" | "memory" | "ephemeral-storage" => format!("requests.{resource}"),
-                _ => resource.clone(),
-            };
-            let asked = asked.get(&key).copied();
-            let (Some(hard_number), counted) = (number(hard), is_counted(&key)) else { continue };
-            match asked {
-                None if counted && key.starts_with("limits.") => {
-                    outcome = Outcome::Failed;
-                    let setting =
-                        if key == "limits.cpu" { "k8s.executor.cpu_limit and k8s.driver.cpu_limit" } else { "a limit" };
-                    problems.push(format!("{name} wants every pod to say {key}: set {setting}"));
-                }
-                Some(asked) if asked + used > hard_number => {
-                    outcome = if outcome == Outcome::Failed { outcome } else { Outcome::Warning };
-                    let left = (hard_number - used).max(0.0);
-                    problems.push(format!(
-                        "{name} leaves {} of {resource}, and {} is asked for",
-                        amount(&key, left),
-                        amount(&key, asked)
-                    ));
-                }
-                _ => {}
-            }
-        }
-    }
-    match (problems.is_empty(), quotas.len()) {
-        (true, 0) => Check::new("quotas", Outcome::Passed, "none"),
-        (true, many) => Check::new("quotas", Outcome::Passed, format!("{many}, with room for {count} executors")),
-        (false, _) => Check::new("quotas", outcome, problems.join("; ")),
-    }
-}
-
-/// What a quota may count of a pod.
-fn is_counted(resource: &str) -> bool {
-    resource == "pods" || resource.starts_with("requests.") || resource.starts_with("limits.")
-}
-
-fn amount(resource: &str, amount: f64) -> String {
-    match resource.ends_with("memory") || resource.ends_with("storage") {
-        true => format!("{:.1} GiB", amount / f64::from(1 << 30)),
-        false => format!("{}", (amount * 1_000.0).round() / 1_000.0),
-    }
-}
-
-fn amounts(pod: &Pod, times: f64) -> BTreeMap<String, f64> {
-    let mut amounts = BTreeMap::from([("pods".to_owned(), times)]);
-    for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
-        let Some(resources) = &container.resources else { continue };
-        for (which, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
-            for (name, quantity) in quantities.iter().flatten() {
-                *amounts.entry(format!("{which}.{name}")).or_default() += number(quantity).unwrap_or(0.0) * times;
-            }
-        }
-    }
-    amounts
-}
-
-async fn limits(cluster: &Cluster, executor: &Pod, driver: Option<&Pod>) -> Check {
-    let ranges: Api<LimitRange> = cluster.api();
-    match within(ranges.list(&ListParams::default())).await {
-        Ok(ranges) => judge_limits(&ranges.items, executor, driver),
-        Err(_) => Check::new("limit ranges", Outcome::Skipped, "we may not list them; a pod beyond one is refused"),
-    }
-}
-
-/// Whether a pod is larger or smaller than a LimitRange lets containers be.
-fn judge_limits(ranges: &[LimitRange], executor: &Pod, driver: Option<&Pod>) -> Check {
-    let mut problems = Vec::new();
-    let pods = [(Role::Executor, Some(executor)), (Role::Driver, driver)];
-    for (role, pod) in pods.into_iter().filter_map(|(role, pod)| Some((role, pod?))) {
-        let amounts = ours(pod);
-        for (range, item) in ranges
-            .iter()
-            .flat_map(|range| range.spec.iter().flat_map(move |spec| spec.limits.iter().map(move |item| (range, item))))
-        {
-            if item.type_ != "Container" {
-                continue;
-            }
-            let name = range.metadata.name.as_deref().unwrap_or_default();
-            let asked = |resource: &str| {
-                let limit = amounts.get(&format!("limits.{resource}"));
-                limit.or_else(|| amounts.get(&format!("requests.{resource}"))).copied()
-            };
-            for (resource, max) in item.max.iter().flatten() {
-                if asked(resource).zip(number(max)).is_some_and(|(asked, max)| asked > max) {
-                    problems.push(format!(
-                        "{name} lets a container have {} of {resource} at most, and the {} asks for more",
-                        max.0,
-                        role.word()
-                    ));
-                }
-            }
-            for (resource, min) in item.min.iter().flatten() {
-                if asked(resource).zip(number(min)).is_some_and(|(asked, min)| asked < min) {
-                    problems.push(format!(
-                        "{name} wants a container to have {} of {resource} at least, and the {} asks for less",
-                        min.0,
-                        role.word()
-                    ));
-                }
-            }
-        }
-    }
-    match problems.is_empty() {
-        true => {
-            Check::new("limit ranges", Outcome::Passed, if ranges.is_empty() { "none" } else { "pods are within them" })
-        }
-        false => Check::new("limit ranges", Outcome::Failed, problems.join("; ")),
-    }
-}
-
-fn ours(pod: &Pod) -> BTreeMap<String, f64> {
-    let mut only = pod.clone();
-    if let Some(spec) = &mut only.spec {
-        spec.containers.retain(|container| container.name == CONTAINER);
-    }
-    amounts(&only, 1.0)
+/// Whether we may make a pod, and so may ask what would be said to it.
+async fn may_create_pods(cluster: &Cluster) -> bool {
+    let pods = ResourceAttributes {
+        namespace: Some(cluster.namespace().to_owned()),
+        resource: Some("pods".to_owned()),
+        verb: Some("create".to_owned()),
+        ..ResourceAttributes::default()
+    };
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(pods), non_resource_attributes: None };
+    let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client());
+    let answered = within(reviews.create(&PostParams::default(), &review)).await;
+    answered.is_ok_and(|review| review.status.is_some_and(|status| status.allowed))
 }
 
 /// What the API server says to something that it would create.
@@ -350,53 +272,35 @@ fn trial(what: &str, refused: Option<Answer>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest;
-    use crate::pod::tests::{driver_pod, executor_pods};
-
-    fn executor() -> Pod {
-        executor_pods().pod(1, &Default::default())
-    }
-
-    fn quota(hard: &str, used: &str) -> ResourceQuota {
-        manifest::read(&format!("{{metadata: {{name: q}}, status: {{hard: {hard}, used: {used}}}}}")).unwrap()
-    }
 
     fn said(check: &Check) -> String {
         format!("{:?}: {}", check.outcome, check.says)
     }
 
+    /// An account that is bound to nothing was no help.
     #[test]
-    fn quotas_are_held_against_what_is_asked_for() {
-        let judged = |hard: &str, used: &str| {
-            said(&judge_quotas(&[quota(hard, used)], &executor(), Some(&driver_pod().pod()), 10))
-        };
-        assert_eq!(judged("{pods: '20'}", "{pods: '2'}"), "Passed: 1, with room for 10 executors");
-        assert_eq!(judged("{pods: '12'}", "{pods: '2'}"), "Warning: q leaves 10 of pods, and 11 is asked for");
-        assert_eq!(
-            judged("{requests.memory: 10Gi}", "{}"),
-            "Warning: q leaves 10.0 GiB of requests.memory, and 42.0 GiB is asked for"
-        );
-        assert_eq!(judged("{cpu: '100'}", "{}"), "Passed: 1, with room for 10 executors");
-        let text = "Failed: q wants every pod to say limits.cpu: set k8s.executor.cpu_limit and k8s.driver.cpu_limit";
-        assert_eq!(judged("{limits.cpu: '100'}", "{}"), text);
-        assert_eq!(judged("{services: '0'}", "{}"), "Passed: 1, with room for 10 executors");
-    }
-
-    #[test]
-    fn limit_ranges_are_held_against_containers() {
-        let range = |limits: &str| -> LimitRange {
-            manifest::read(&format!("{{metadata: {{name: l}}, spec: {{limits: [{limits}]}}}}")).unwrap()
-        };
-        let judged = |limits: &str| said(&judge_limits(&[range(limits)], &executor(), Some(&driver_pod().pod())));
-        assert_eq!(judged("{type: Container, max: {memory: 8Gi}}"), "Passed: pods are within them");
-        assert_eq!(
-            judged("{type: Container, max: {memory: 3Gi}}"),
-            "Failed: l lets a container have 3Gi of memory at most, and the executor asks for more"
-        );
-        assert_eq!(
-            judged("{type: Container, min: {cpu: '1'}}"),
-            "Failed: l wants a container to have 1 of cpu at least, and the driver asks for less"
-        );
+    fn a_drivers_account_comes_with_its_rights() {
+        insta::assert_snapshot!(an_account("team-a", Role::Driver, "vonk-driver".into()), @r#"
+        apiVersion: v1
+        kind: ServiceAccount
+        metadata: {name: vonk-driver, namespace: team-a}
+        ---
+        apiVersion: rbac.authorization.k8s.io/v1
+        kind: Role
+        metadata: {name: vonk-driver, namespace: team-a}
+        rules:
+        - {apiGroups: [""], resources: [pods], verbs: [create, get, list, watch, delete, deletecollection]}
+        - {apiGroups: [""], resources: [pods/log, events], verbs: [get, list]}
+        ---
+        apiVersion: rbac.authorization.k8s.io/v1
+        kind: RoleBinding
+        metadata: {name: vonk-driver-for-team-a.vonk-driver, namespace: team-a}
+        roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: vonk-driver}
+        subjects:
+        - {kind: ServiceAccount, name: vonk-driver, namespace: team-a}
+        "#);
+        let executors = an_account("team-a", Role::Executor, "vonk-executor".into());
+        assert!(!executors.contains("Role"), "{executors}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ const EVERYTHING: &[&str] = &[
     "submitter.subjects[0].kind=ServiceAccount,submitter.subjects[0].name=airflow,submitter.subjects[0].namespace=etl",
     "store.url=s3://bucket/vonk,store.secret=s3",
     "image.tag=dev,image.pullSecrets[0]=registry",
-    "executor.annotations.a=b",
+    "executor.annotations.a=b,podLabels.team=etl",
     "gc.nodeSelector.disk=ssd,gc.tolerations[0].key=spot,gc.tolerations[0].operator=Exists",
 ];
 
@@ -37,6 +37,7 @@ const REFUSED: &[&str] = &[
     "store.url=bucket/vonk",
     "image.pullPolicy=Sometimes",
     "gc.olderThan=30",
+    "gc.olderThan=1m",
     "client.subjects[0].kind=Robot,client.subjects[0].name=r2",
 ];
 

@@ -48,7 +48,7 @@ impl Report {
         let passed = self.cases.iter().filter(|(_, result)| result == "ok").count();
         let mut text = format!(
             "# Kubernetes: tests on a real cluster\n\nWritten by `cargo xtask cluster test --all` at {}, on [a cluster of one machine]\
-             (../local-cluster.md) with two nodes: {passed} of {} passed, in {} minutes.\n\n| test | result |\n|---|---|\n",
+             (../local-cluster.md) with three nodes: {passed} of {} passed, in {} minutes.\n\n| test | result |\n|---|---|\n",
             self.revision,
             self.cases.len(),
             self.began.elapsed().as_secs().div_ceil(60),

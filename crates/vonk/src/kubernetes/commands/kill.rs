@@ -12,7 +12,7 @@ pub(crate) struct Kill {
     /// Its id, its name, or the name of its root
     pub(crate) app: String,
 
-    /// At once: its driver has no time for its last words. Needs the right to delete pods
+    /// At once: its driver has no time for its last words
     #[arg(long)]
     pub(crate) now: bool,
 
