@@ -49,6 +49,13 @@ pub struct Standing {
     /// Its driver runs where its executors do, for somebody who has submitted it.
     #[serde(default)]
     pub submitted: bool,
+    /// The namespace of its cluster: in another one, somebody else may call an application so. Nothing if it has none, or if
+    /// an older driver told it.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// What owns everything of it there.
+    #[serde(default)]
+    pub root: Option<String>,
     /// When the driver began, in milliseconds since 1970.
     pub began_unix_ms: u64,
     /// When this was written.
@@ -174,8 +181,32 @@ pub async fn read(store: &dyn ObjectStore, root: &Path, app: AppId) -> Result<Op
 /// Adds with which code the program has ended, and why if it says so. Of an application that has told nothing, nothing is
 /// told. Gives up after a few seconds.
 pub async fn note_end(store: &dyn ObjectStore, root: &Path, app: AppId, exit_code: i32, error: Option<String>) {
+    note(store, root, app, (exit_code, error), |_| true).await;
+}
+
+/// The same for others than the driver, who know it only from outside: what the driver's pod has told stays.
+pub async fn note_end_if_unknown(
+    store: &dyn ObjectStore,
+    root: &Path,
+    app: AppId,
+    exit_code: i32,
+    error: Option<String>,
+) {
+    note(store, root, app, (exit_code, error), |end| end.is_none_or(|end| end.exit_code.is_none())).await;
+}
+
+async fn note(
+    store: &dyn ObjectStore,
+    root: &Path,
+    app: AppId,
+    (exit_code, error): (i32, Option<String>),
+    is_news: impl Fn(Option<&End>) -> bool,
+) {
     let noted = async {
         let Some(mut standing) = read(store, root, app).await? else { return Ok(()) };
+        if !is_news(standing.end.as_ref()) {
+            return Ok(());
+        }
         let now = unix_ms();
         let before = standing.end.take();
         standing.end = Some(End {
@@ -232,7 +263,7 @@ impl Observer for Feed {
         for record in records {
             match &record.event {
                 AppEvent::ApplicationStarted { unix_ms, .. } => known.began_unix_ms = *unix_ms,
-                AppEvent::Waiting { .. } => known.waiting_since = record.at,
+                AppEvent::Waiting { .. } if known.status.waiting.is_none() => known.waiting_since = record.at,
                 AppEvent::ExecutorJoined { executor, slots, .. } => drop(known.slots.insert(*executor, *slots)),
                 AppEvent::ExecutorLost { executor, .. } => drop(known.slots.remove(executor)),
                 AppEvent::ApplicationEnded { error } => known.end = Some((record.at, error.clone())),
@@ -260,6 +291,7 @@ pub struct Teller {
     store: Arc<dyn ObjectStore>,
     root: Path,
     who: Who,
+    owner: Option<Owner>,
     known: Arc<Mutex<Known>>,
     news: watch::Receiver<()>,
     ended: CancellationToken,
@@ -280,16 +312,31 @@ pub struct Who {
     pub submitted: bool,
 }
 
+/// What owns everything of an application in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Where.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
 /// What hears the event loop, and what tells the store. The latter ends when the former is dropped, after it has told the end.
 #[must_use]
 pub fn standing(store: Arc<dyn ObjectStore>, root: Path, who: Who) -> (Box<dyn Observer>, Teller) {
     let known = Arc::<Mutex<Known>>::default();
     let ((sender, news), ended) = (watch::channel(()), CancellationToken::new());
     let feed = Feed { known: Arc::clone(&known), news: sender, ended: ended.clone() };
-    (Box::new(feed), Teller { store, root, who, known, news, ended })
+    (Box::new(feed), Teller { store, root, who, owner: None, known, news, ended })
 }
 
 impl Teller {
+    /// Tells, too, what owns the application: that is known later than who it is.
+    #[must_use]
+    pub fn owned_by(self, owner: Option<Owner>) -> Self {
+        Self { owner, ..self }
+    }
+
     /// Runs until the observer is dropped. What cannot be written is logged, and written next time.
     ///
     /// # Cancellation
@@ -330,12 +377,15 @@ impl Teller {
         let running = sent.min(slots);
         let left = status.stages.values().map(|stage| u64::from(stage.tasks.saturating_sub(stage.done))).sum::<u64>();
         let Who { app, epoch, name, master, submitted } = self.who.clone();
+        let (namespace, root) = self.owner.clone().map(|owner| (owner.namespace, owner.name)).unzip();
         Standing {
             app,
             epoch,
             name,
             master,
             submitted,
+            namespace,
+            root,
             began_unix_ms: known.began_unix_ms,
             written_unix_ms: unix_ms(),
             executors: status
@@ -436,6 +486,7 @@ mod tests {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let root = Path::from("root");
         let (mut feed, teller) = standing(Arc::clone(&store), root.clone(), who());
+        let teller = teller.owned_by(Some(Owner { namespace: "team-a".into(), name: "vonk-a".into() }));
         assert_eq!(read(&*store, &root, APP).await.unwrap(), None);
         feed.observe(&begun());
         let mut telling = std::pin::pin!(teller.run());
@@ -445,11 +496,19 @@ mod tests {
             (told.word(), told.waiting.as_deref(), told.waiting_since_unix_ms),
             ("waiting", Some("quota"), Some(1_006))
         );
+        feed.observe(&[at(6_500, AppEvent::Waiting { why: "room".into() })]);
+        assert!(timeout(Duration::from_secs(2), &mut telling).await.is_err());
+        let told = read(&*store, &root, APP).await.unwrap().unwrap();
+        assert_eq!(
+            (told.waiting.as_deref(), told.waiting_since_unix_ms),
+            (Some("room"), Some(1_006)),
+            "it still waits"
+        );
         assert_eq!(told.tasks, Tasks { running: 1, waiting: 2, done: 1, failed: 0 });
         assert_eq!((told.executors[0].place.as_str(), told.stages[0].done, told.jobs.running.len()), ("node-a", 1, 1));
 
         // What is no news is told every ten seconds all the same; what is, soon.
-        feed.observe(&[at(7, AppEvent::Waiting { why: String::new() })]);
+        feed.observe(&[at(7_000, AppEvent::Waiting { why: String::new() })]);
         assert!(timeout(Duration::from_secs(2), &mut telling).await.is_err());
         assert_eq!(read(&*store, &root, APP).await.unwrap().unwrap().word(), "running");
 
@@ -458,6 +517,7 @@ mod tests {
         timeout(Duration::from_secs(2), telling).await.unwrap();
         let told = read(&*store, &root, APP).await.unwrap().unwrap();
         assert_eq!((told.word(), told.end.unwrap().unix_ms), ("ended", 10_000));
+        assert_eq!((told.namespace.as_deref(), told.root.as_deref()), (Some("team-a"), Some("vonk-a")));
         note_end(&*store, &root, APP, 3, Some("no".into())).await;
         let told = read(&*store, &root, APP).await.unwrap().unwrap();
         assert_eq!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 /// A time of day: API objects say when they were made.
 pub use k8s_openapi::jiff::Timestamp as Wall;
@@ -17,9 +17,10 @@ use model::ids::{AppId, ExecutorId};
 use serde::Serialize;
 
 use crate::access::Cluster;
+use crate::answer::within;
 use crate::cause::{self, Ours};
-use crate::driver::{self, End, Told, standing};
-use crate::follow::select_driver;
+use crate::driver::{self, End, Standing, Told, standing, standing_with};
+use crate::follow::{select_driver, when};
 use crate::names::{self, APP, Role};
 use crate::quantity::number;
 use crate::refusal::Request;
@@ -28,6 +29,15 @@ use crate::root::LASTS;
 use crate::seen::{Container, Phase, Seen};
 use crate::why::{self, Note, Sentence, Situation, Waiting};
 use model::exit;
+
+/// Events are listed so many at a time.
+const EVENTS_AT_ONCE: u32 = 500;
+
+/// So many times, no more: a thousand executors that start make five thousand of them.
+const EVENT_LISTS: usize = 12;
+
+/// What begins the name of a root that has its application's id.
+const ROOT_PREFIX: &str = "vonk-";
 
 /// Where the driver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -204,21 +214,28 @@ pub async fn roots(cluster: &Cluster, selector: &str) -> Result<Vec<Root>, Reque
     Ok(roots)
 }
 
+/// The application that is meant by its id, bare or as its root is called; nothing if it is meant by another name.
+#[must_use]
+pub fn id_of(wanted: &str) -> Option<AppId> {
+    wanted.strip_prefix(ROOT_PREFIX).unwrap_or(wanted).parse().ok()
+}
+
 /// Finds an application by its id, its root's name, or what people call it.
 ///
 /// # Errors
 /// There is none or many, or the API server refuses or does not answer.
 pub async fn find(cluster: &Cluster, wanted: &str) -> Result<Root, FindError> {
-    let selector = match wanted.parse::<AppId>() {
-        Ok(app) => format!("{},{APP}={app}", names::select_all()),
-        Err(_) => names::select_all(),
+    let selector = match id_of(wanted) {
+        Some(app) => format!("{},{APP}={app}", names::select_all()),
+        None => names::select_all(),
     };
     let found = roots(cluster, &selector).await?;
     choose(found, wanted, cluster.namespace())
 }
 
 fn choose(mut roots: Vec<Root>, wanted: &str, namespace: &str) -> Result<Root, FindError> {
-    let exact = |root: &Root| root.app().is_some_and(|app| app.to_string() == wanted) || root.name() == wanted;
+    let id = id_of(wanted);
+    let exact = |root: &Root| (id.is_some() && root.app() == id) || root.name() == wanted;
     if let Some(index) = roots.iter().position(exact) {
         return Ok(roots.swap_remove(index));
     }
@@ -262,7 +279,7 @@ pub(crate) async fn remove_job(cluster: &Cluster, job: &Job) -> Result<(), Reque
 /// Deletes an application's pods at once: no last words.
 ///
 /// # Errors
-/// The API server refuses, since submitters need no such right otherwise, or does not answer.
+/// The API server refuses or does not answer.
 pub async fn remove_pods(cluster: &Cluster, app: AppId) -> Result<(), RequestError> {
     let pods: Api<Pod> = cluster.api();
     let all = ListParams::default().labels(&format!("{APP}={app}"));
@@ -315,6 +332,8 @@ pub struct Seeing {
     pub drivers: Vec<Pod>,
     /// Its executors.
     pub executors: Vec<Pod>,
+    /// What else was told of the namespace's objects, as far as it was looked up.
+    pub events: Vec<Event>,
 }
 
 /// Looks at an application.
@@ -322,7 +341,7 @@ pub struct Seeing {
 /// # Errors
 /// The API server refuses or does not answer.
 pub async fn see(cluster: &Cluster, root: Root) -> Result<Seeing, RequestError> {
-    let Some(app) = root.app() else { return Ok(Seeing { root, drivers: Vec::new(), executors: Vec::new() }) };
+    let Some(app) = root.app() else { return Ok(Seeing::of(root)) };
     let pods: Api<Pod> = cluster.api();
     let of = |selector: String| ListParams::default().labels(&selector);
     let (of_driver, of_executors) = (of(select_driver(app)), of(names::select_executors(app)));
@@ -330,7 +349,26 @@ pub async fn see(cluster: &Cluster, root: Root) -> Result<Seeing, RequestError> 
     drivers.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
     let mut executors = ask("list executors", || pods.list(&of_executors)).await?.items;
     executors.sort_by_key(|pod| names::executor_of(pod, app));
-    Ok(Seeing { root, drivers, executors })
+    Ok(Seeing { drivers, executors, ..Seeing::of(root) })
+}
+
+/// Events of the namespace; and why these are not all, if so.
+pub(crate) async fn events(cluster: &Cluster) -> (Vec<Event>, Option<String>) {
+    let api: Api<Event> = cluster.api();
+    let (mut events, mut next) = (Vec::new(), ListParams::default().limit(EVENTS_AT_ONCE));
+    for _ in 0..EVENT_LISTS {
+        let list = match within(api.list(&next)).await {
+            Ok(list) => list,
+            Err(answer) => return (events, Some(answer.message)),
+        };
+        events.extend(list.items);
+        match list.metadata.continue_.filter(|more| !more.is_empty()) {
+            Some(more) => next = next.continue_token(&more),
+            None => return (events, None),
+        }
+    }
+    let why = format!("there are more than {}", events.len());
+    (events, Some(why))
 }
 
 /// The latest that Events tell of pods, by the pod's uid.
@@ -343,6 +381,53 @@ pub(crate) struct Waits {
 }
 
 impl Seeing {
+    /// Without pods.
+    pub(crate) fn of(root: Root) -> Self {
+        Self { root, drivers: Vec::new(), executors: Vec::new(), events: Vec::new() }
+    }
+
+    /// Looks up what Events tell, where something waits that does not say why. Whoever may not list them knows less.
+    pub async fn look_up_events(&mut self, cluster: &Cluster) {
+        if !self.waits_unsaid() {
+            return;
+        }
+        let (events, why) = events(cluster).await;
+        if let Some(why) = why {
+            tracing::debug!(why, "list Events");
+        }
+        self.events = events;
+    }
+
+    /// Whether something waits of which neither Job nor pods say why.
+    fn waits_unsaid(&self) -> bool {
+        let unsaid = |seen: &Seen| {
+            let waits = seen.phase == Phase::Pending && !seen.deleted;
+            waits && why::reason(&Waiting { seen, note: None }, "").is_none()
+        };
+        let driver = match &self.root {
+            Root::Job(job) => {
+                let pod = self.driver();
+                standing_with(job, pod.as_ref()) == Standing::Starting && pod.as_ref().is_none_or(unsaid)
+            }
+            Root::Lease(_) => false,
+        };
+        driver || self.executors.iter().filter_map(Seen::of_any).any(|seen| unsaid(&seen))
+    }
+
+    /// How far it has come, in a word.
+    #[must_use]
+    pub fn state(&self, now: Wall) -> String {
+        match &self.root {
+            Root::Job(job) => standing_with(job, self.driver().as_ref()).word().to_owned(),
+            Root::Lease(_) => self.root.state(now),
+        }
+    }
+
+    /// The driver's latest pod.
+    fn driver(&self) -> Option<Seen> {
+        self.drivers.last().and_then(Seen::of_any)
+    }
+
     /// What of it concerns a person.
     #[must_use]
     pub fn status(&self, namespace: &str, now: Wall) -> Option<Status> {
@@ -353,7 +438,7 @@ impl Seeing {
             Root::Job(job) => driver::end(job, &drivers),
             Root::Lease(_) => None,
         };
-        let Waits { driver, executors: of_executors } = self.waits(&Notes::new(), None, Timestamp::default());
+        let Waits { driver, executors: of_executors } = self.waits(&self.events, now);
         let waits = driver.into_iter().chain(of_executors);
         let line = |who: String, seen: &Seen| PodLine {
             who,
@@ -363,7 +448,7 @@ impl Seeing {
         };
         let lines = drivers.iter().map(|seen| line("driver".to_owned(), seen));
         Some(Status {
-            application: self.root.application(namespace, now)?,
+            application: Application { state: self.state(now), ..self.root.application(namespace, now)? },
             pods: lines.chain(executors.iter().map(|seen| line(seen.executor.to_string(), seen))).collect(),
             waits: waits.map(|sentence| sentence.text).collect(),
             end,
@@ -371,19 +456,20 @@ impl Seeing {
     }
 
     /// What waits and why, with what Events tell: of pods, and of a Job that could not make its pod.
-    pub(crate) fn waits(&self, notes: &Notes, of_job: Option<String>, clock: Timestamp) -> Waits {
+    pub(crate) fn waits(&self, events: &[Event], now: Wall) -> Waits {
+        let (notes, clock) = (notes(events, now), clock(now));
         let driver = match &self.root {
             Root::Job(job) => {
-                let pod = self.drivers.last().and_then(Seen::of_any);
-                let told = Told { pod: pod.as_ref().and_then(|pod| notes.get(&pod.uid)).cloned(), job: of_job };
-                driver::waits(job, pod.as_ref(), &told, clock)
+                let pod = self.driver();
+                let of_pod = pod.as_ref().and_then(|pod| notes.get(&pod.uid)).cloned();
+                driver::waits(job, pod.as_ref(), &Told { pod: of_pod, job: not_created(job, events) }, clock)
             }
             Root::Lease(_) => Vec::new(),
         };
         let of = |app| self.executors.iter().filter_map(move |pod| Seen::of(pod, app));
         let executors: Vec<Seen> = self.root.app().map(|app| of(app).collect()).unwrap_or_default();
         let situation = Situation { now: clock, ..situation(&self.executors, &executors) };
-        Waits { driver, executors: why::sentences(&situation, &waiting(&executors, notes)) }
+        Waits { driver, executors: why::sentences(&situation, &waiting(&executors, &notes)) }
     }
 
     /// Why executors ended whose pods are still there.
@@ -407,6 +493,37 @@ impl Seeing {
             (Some(_), None) => None,
         }
     }
+}
+
+/// A time of day as the clock of what waits: before 1970 there was no cluster.
+fn clock(time: Wall) -> Timestamp {
+    Timestamp::from_millis(u64::try_from(time.as_millisecond()).unwrap_or_default())
+}
+
+fn notes(events: &[Event], now: Wall) -> Notes {
+    let mut latest: BTreeMap<String, (Option<Wall>, Note)> = BTreeMap::new();
+    for event in events {
+        let Some(uid) = event.involved_object.uid.clone() else { continue };
+        let happened = when(event);
+        let note = Note {
+            reason: event.reason.clone().unwrap_or_default(),
+            message: event.message.clone().unwrap_or_default(),
+            since: clock(event.first_timestamp.as_ref().map(|time| time.0).or(happened).unwrap_or(now)),
+        };
+        match latest.get(&uid) {
+            Some((before, _)) if *before > happened => {}
+            _ => drop(latest.insert(uid, (happened, note))),
+        }
+    }
+    latest.into_iter().map(|(uid, (_, note))| (uid, note)).collect()
+}
+
+/// Why a Job could not make its pod, as it was told last.
+fn not_created(job: &Job, events: &[Event]) -> Option<String> {
+    let about = |event: &&Event| {
+        event.reason.as_deref() == Some("FailedCreate") && event.involved_object.uid == job.metadata.uid
+    };
+    events.iter().filter(about).max_by_key(|event| when(event)).and_then(|event| event.message.clone())
 }
 
 fn ours(pod: &Pod) -> Ours {
@@ -469,6 +586,14 @@ pub fn is_driver(pod: &Pod) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kube::Client;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
     use super::*;
     use crate::driver::tests::job;
     use crate::manifest;
@@ -514,6 +639,10 @@ pub(crate) mod tests {
         let chosen = |wanted: &str| choose(roots(), wanted, "team-a").map(|root| root.app().unwrap().0);
         assert_eq!(chosen(&AppId(2).to_string()).unwrap(), 2);
         assert_eq!(chosen(&names::root(AppId(3))).unwrap(), 3);
+        let mut keyed = root(AppId(5), "keyed", "{active: 1}");
+        let Root::Job(job) = &mut keyed else { panic!("it is one") };
+        job.metadata.name = Some("vonk-kx-1".into());
+        assert_eq!(choose(vec![keyed], &names::root(AppId(5)), "team-a").unwrap().app(), Some(AppId(5)), "as most are");
         assert_eq!(chosen("nightly").unwrap(), 1, "the one that runs");
         let error = chosen("twice").unwrap_err().to_string();
         assert!(error.contains("2 have this name") && error.contains(&AppId(4).to_string()), "{error}");
@@ -549,11 +678,8 @@ pub(crate) mod tests {
         let mut ended = executor_pods().pod(2, &Default::default());
         ended.metadata.uid = Some("v".into());
         ended.status = Some(manifest::read("{phase: Failed, containerStatuses: [{name: vonk, image: a, imageID: a, ready: false, restartCount: 0, state: {terminated: {exitCode: 137, reason: OOMKilled}}}]}").unwrap());
-        let seeing = Seeing {
-            root: root(app, "nightly", "{active: 1, ready: 1}"),
-            drivers: Vec::new(),
-            executors: vec![waiting, ended],
-        };
+        let root = root(app, "nightly", "{active: 1, ready: 1}");
+        let seeing = Seeing { executors: vec![waiting, ended], ..Seeing::of(root) };
         let status = seeing.status("a", now()).unwrap();
         assert_eq!(
             status.waits,
@@ -563,5 +689,85 @@ pub(crate) mod tests {
         assert_eq!(states, [("e1", "pending"), ("e2", "ended with 137 (OOMKilled)")]);
         assert_eq!(seeing.ends(), ["e2 exceeded its memory limit of 4.0 GiB: raise --executor-memory"]);
         assert!(seeing.pod(Some(ExecutorId(2))).is_some() && seeing.pod(None).is_none());
+    }
+
+    /// A cluster with these events, two at a time; which may not be listed if there are none. Counts how often it is asked.
+    fn told(events: Vec<Value>) -> (Cluster, Arc<AtomicUsize>) {
+        let asked = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&asked);
+        let service = service_fn(move |request: http::Request<Body>| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let query = request.uri().query().unwrap_or_default();
+            let begin = query.split('&').find_map(|part| part.strip_prefix("continue=")?.parse().ok()).unwrap_or(0);
+            let end = events.len().min(begin + 2);
+            let (code, body) = match events.is_empty() {
+                true => (403, json!({ "kind": "Status", "status": "Failure", "code": 403, "message": "no" })),
+                false => {
+                    let more = if end < events.len() { end.to_string() } else { String::new() };
+                    (200, json!({ "metadata": { "continue": more }, "items": events[begin..end] }))
+                }
+            };
+            assert!(request.uri().path().ends_with("/namespaces/test/events"), "{}", request.uri());
+            let body = Body::from(body.to_string().into_bytes());
+            async move { Ok::<_, std::io::Error>(http::Response::builder().status(code).body(body).unwrap()) }
+        });
+        (Cluster::with_client(Client::new(service, "test"), "test", false), asked)
+    }
+
+    fn event(uid: &str, reason: &str, message: &str, second: u32) -> Value {
+        let time = format!("2026-01-01T11:59:{second:02}Z");
+        json!({ "metadata": { "name": format!("{uid}.{second}") }, "involvedObject": { "uid": uid }, "reason": reason,
+            "message": message, "firstTimestamp": time, "lastTimestamp": time })
+    }
+
+    async fn waits(mut seeing: Seeing, cluster: &Cluster) -> Vec<String> {
+        seeing.look_up_events(cluster).await;
+        seeing.status("test", now()).unwrap().waits
+    }
+
+    #[tokio::test]
+    async fn a_status_says_what_only_events_tell() {
+        let app = executor_pods().of.app;
+        let of_job = |message: &str| {
+            vec![
+                event("j", "FailedCreate", &format!("Error creating: pods \"vonk-a-x\" is forbidden: {message}"), 50),
+                event("j", "FailedCreate", "Error creating: pods \"vonk-a-x\" is forbidden: earlier", 40),
+                event("x", "FailedCreate", "another's", 55),
+            ]
+        };
+        let mut said = Vec::new();
+        for message in [
+            "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2",
+            "error looking up service account a/vonk-driver: serviceaccount \"vonk-driver\" not found",
+            "violates PodSecurity \"restricted:latest\": privileged (container \"vonk\" must not set it)",
+        ] {
+            let (cluster, asked) = told(of_job(message));
+            said.extend(waits(Seeing::of(root(app, "nightly", "{active: 1}")), &cluster).await);
+            assert_eq!(asked.load(Ordering::Relaxed), 2, "two lists");
+        }
+        let pod = |n: u64, uid: &str| {
+            let mut pod = executor_pods().pod(n, &Default::default());
+            pod.metadata.uid = Some(uid.into());
+            pod.status = Some(manifest::read("{phase: Pending}").unwrap());
+            pod
+        };
+        let executors = || vec![pod(1, "e"), pod(2, "f")];
+        let running = || root(app, "nightly", "{active: 1, ready: 1}");
+        let mount = "MountVolume.SetUp failed for volume \"s\" : secret \"db\" not found";
+        let (cluster, _) = told(vec![event("e", "FailedMount", mount, 50), event("f", "Pulling", "Pulling image", 19)]);
+        said.extend(waits(Seeing { executors: executors(), ..Seeing::of(running()) }, &cluster).await);
+        insta::assert_snapshot!(said.join("\n"), @r#"
+        the driver pod waits: exceeded quota: q, used: pods=2, limited: pods=2
+        cannot create the driver pod: pods "vonk-a-x" is forbidden: error looking up service account a/vonk-driver: serviceaccount "vonk-driver" not found
+        cannot create the driver pod: pods "vonk-a-x" is forbidden: violates PodSecurity "restricted:latest": privileged (container "vonk" must not set it): take what it forbids out of the template, or use another namespace
+        cannot start e1: secret "db" not found
+        pulling image r/vonk:9 (41 s)
+        "#);
+
+        let (cluster, asked) = told(Vec::new());
+        assert_eq!(waits(Seeing { executors: executors(), ..Seeing::of(running()) }, &cluster).await, [""; 0]);
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "without the right, it is only shorter");
+        assert_eq!(waits(Seeing::of(running()), &cluster).await, [""; 0]);
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "nothing waits");
     }
 }

@@ -6,12 +6,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
 use k8s_openapi::jiff::Timestamp as Wall;
 use kube::api::{Api, ListParams, LogParams};
-use model::Timestamp;
 use serde::Serialize;
 
 use crate::access::Cluster;
 use crate::answer::within;
-use crate::applications::{Mode, Root, Seeing, Waits, ago, unheard};
+use crate::applications::{self, Mode, Root, Seeing, Waits, ago, unheard};
 use crate::driver::{self, Standing, standing};
 use crate::follow::when;
 use crate::names::CONTAINER;
@@ -20,7 +19,6 @@ use crate::request::RequestError;
 use crate::root::LASTS;
 use crate::seen::Seen;
 use crate::sweep;
-use crate::why::Note;
 use model::exit;
 
 /// Lines of a log that are shown.
@@ -83,12 +81,11 @@ pub struct Gathered {
 /// The API server does not answer.
 pub async fn gather(cluster: &Cluster, seeing: &Seeing) -> Result<Gathered, RequestError> {
     let mut gathered = Gathered::default();
-    let (events, quotas): (Api<Event>, Api<ResourceQuota>) = (cluster.api(), cluster.api());
+    let (events, why) = applications::events(cluster).await;
+    gathered.events = events;
+    gathered.unseen.extend(why.map(|why| format!("Events: {why}")));
+    let quotas: Api<ResourceQuota> = cluster.api();
     let all = ListParams::default().limit(1_000);
-    match within(events.list(&all)).await {
-        Ok(list) => gathered.events = list.items,
-        Err(answer) => gathered.unseen.push(format!("Events: {}", answer.message)),
-    }
     match within(quotas.list(&all)).await {
         Ok(list) => gathered.quotas = list.items,
         Err(answer) => gathered.unseen.push(format!("quotas: {}", answer.message)),
@@ -111,7 +108,7 @@ pub async fn gather(cluster: &Cluster, seeing: &Seeing) -> Result<Gathered, Requ
 #[must_use]
 pub fn findings(seeing: &Seeing, gathered: &Gathered, told: Vec<Finding>, namespace: &str, now: Wall) -> Vec<Finding> {
     let mut findings = told;
-    let waits = waits(seeing, gathered, now);
+    let waits = seeing.waits(&gathered.events, now);
     match &seeing.root {
         Root::Job(_) => of_driver(seeing, gathered, &waits, &mut findings),
         Root::Lease(lease) => {
@@ -138,7 +135,7 @@ pub fn findings(seeing: &Seeing, gathered: &Gathered, told: Vec<Finding>, namesp
         !again
     });
     if findings.iter().all(|finding| finding.severity == Severity::Note) {
-        let says = match seeing.root.state(now).as_str() {
+        let says = match seeing.state(now).as_str() {
             "succeeded" => "it has succeeded: nothing is wrong".to_owned(),
             state => format!("it is {state}: nothing is wrong"),
         };
@@ -147,37 +144,6 @@ pub fn findings(seeing: &Seeing, gathered: &Gathered, told: Vec<Finding>, namesp
     // What was found first stays first among equals.
     findings.sort_by_key(|finding| finding.severity);
     findings
-}
-
-/// Why driver and executors wait, with the latest event of each pod.
-fn waits(seeing: &Seeing, gathered: &Gathered, now: Wall) -> Waits {
-    // Before 1970 there was no cluster.
-    let clock = |time: Wall| Timestamp::from_millis(u64::try_from(time.as_millisecond()).unwrap_or_default());
-    let mut latest: BTreeMap<String, (Option<Wall>, Note)> = BTreeMap::new();
-    for event in &gathered.events {
-        let Some(uid) = event.involved_object.uid.clone() else { continue };
-        let happened = when(event);
-        let note = Note {
-            reason: event.reason.clone().unwrap_or_default(),
-            message: event.message.clone().unwrap_or_default(),
-            since: event.first_timestamp.as_ref().map(|time| time.0).or(happened).map_or(clock(now), clock),
-        };
-        match latest.get(&uid) {
-            Some((before, _)) if *before > happened => {}
-            _ => drop(latest.insert(uid, (happened, note))),
-        }
-    }
-    let notes = latest.into_iter().map(|(uid, (_, note))| (uid, note)).collect();
-    let of_job = match &seeing.root {
-        Root::Job(job) => {
-            let about = |event: &&Event| {
-                event.reason.as_deref() == Some("FailedCreate") && event.involved_object.uid == job.metadata.uid
-            };
-            gathered.events.iter().filter(about).max_by_key(|event| when(event)).and_then(|event| event.message.clone())
-        }
-        Root::Lease(_) => None,
-    };
-    seeing.waits(&notes, of_job, clock(now))
 }
 
 fn of_driver(seeing: &Seeing, gathered: &Gathered, waits: &Waits, findings: &mut Vec<Finding>) {
@@ -309,7 +275,8 @@ mod tests {
         executor.metadata.uid = Some("e".into());
         executor.status = Some(manifest::read("{phase: Failed, containerStatuses: [{name: vonk, image: a, imageID: a, ready: false, restartCount: 0, state: {terminated: {exitCode: 137, reason: OOMKilled}}}]}").unwrap());
         let name = executor.metadata.name.clone().unwrap();
-        let seeing = Seeing { root: root(app, "nightly", failed), drivers: vec![driver], executors: vec![executor] };
+        let seeing =
+            Seeing { drivers: vec![driver], executors: vec![executor], ..Seeing::of(root(app, "nightly", failed)) };
         let event = |name: &str, type_: &str, count: u32| -> Event {
             manifest::read(&format!(
                 "{{metadata: {{name: {count}-x}}, involvedObject: {{name: {name}}}, type: {type_}, reason: BackOff, message: again, count: {count}, lastTimestamp: '2026-01-01T11:59:00Z'}}"
@@ -340,8 +307,7 @@ mod tests {
 
     #[test]
     fn that_nothing_is_wrong_is_said_too() {
-        let seeing =
-            Seeing { root: root(AppId(1), "a", "{active: 1, ready: 1}"), drivers: Vec::new(), executors: Vec::new() };
+        let seeing = Seeing::of(root(AppId(1), "a", "{active: 1, ready: 1}"));
         let gathered = Gathered { unseen: vec!["Events: forbidden".into()], ..Gathered::default() };
         insta::assert_snapshot!(text(&seeing, &gathered), @r"
         Note: it is running: nothing is wrong
@@ -359,7 +325,7 @@ mod tests {
         other.metadata.uid = Some("f".into());
         other.status = Some(manifest::read("{phase: Pending}").unwrap());
         let executors = vec![executor, other];
-        let seeing = Seeing { root: root(app, "nightly", "{active: 1, ready: 1}"), drivers: Vec::new(), executors };
+        let seeing = Seeing { executors, ..Seeing::of(root(app, "nightly", "{active: 1, ready: 1}")) };
         let event = |uid: &str, reason: &str, message: &str, at: &str| -> Event {
             manifest::read(&format!(
                 "{{metadata: {{name: {uid}-{at}}}, involvedObject: {{uid: {uid}}}, reason: {reason}, message: '{message}', firstTimestamp: '2026-01-01T11:59:{at}Z', lastTimestamp: '2026-01-01T11:59:{at}Z'}}"

@@ -60,7 +60,16 @@ impl Standing {
     }
 }
 
-/// How far a Job has come.
+/// How far a Job has come, by itself and by its last pod: a Job does not count a pod whose sidecar is not ready.
+#[must_use]
+pub fn standing_with(job: &Job, pod: Option<&Seen>) -> Standing {
+    match standing(job) {
+        Standing::Starting if pod.is_some_and(Seen::runs) => Standing::Running,
+        standing => standing,
+    }
+}
+
+/// How far a Job has come, by itself.
 #[must_use]
 pub fn standing(job: &Job) -> Standing {
     let spec = job.spec.as_ref();
@@ -216,7 +225,7 @@ pub struct Told {
 /// Why the driver does not run, the worst reason first. Empty once it runs.
 #[must_use]
 pub fn waits(job: &Job, pod: Option<&Seen>, told: &Told, now: Timestamp) -> Vec<Sentence> {
-    match standing(job) {
+    match standing_with(job, pod) {
         Standing::Succeeded | Standing::Failed | Standing::Running => return Vec::new(),
         Standing::Ending => return vec![lasting("the driver is being stopped".to_owned(), Hope::Waits)],
         Standing::HalfMade => {
@@ -261,6 +270,7 @@ fn say(reason: &Reason, job: &Job, pod: &Seen, image: &str, told: &Told, now: Ti
         Reason::NoUse { image, message } => lasting(format!("cannot use image {image}: {message}"), Hope::None),
         Reason::NoPull { image, message } => lasting(format!("cannot pull image {image}{on}: {message}"), Hope::Hardly),
         Reason::NoStart { message } => lasting(format!("cannot start the driver{on}: {message}"), Hope::Hardly),
+        Reason::NotYet { message } => lasting(format!("cannot start the driver{on} yet: {message}"), Hope::Waits),
         Reason::Unschedulable { message } => {
             lasting(format!("waiting for room: the driver of {}: {message}", asked(job)), Hope::Waits)
         }
@@ -428,6 +438,12 @@ pub(crate) mod tests {
         assert_eq!(standing(&job("{active: 1}")), Standing::Starting);
         assert_eq!(standing(&job("{active: 1, ready: 1}")), Standing::Running);
         assert_eq!(standing(&failed("x")), Standing::Failed);
+        let unready = "{phase: Running, containerStatuses: [
+            {name: vonk, image: a, imageID: a, ready: true, restartCount: 0, state: {running: {}}},
+            {name: beside, image: b, imageID: b, ready: false, restartCount: 0, state: {terminated: {exitCode: 1}}}]}";
+        let unready = pod(unready);
+        assert_eq!(standing_with(&job("{active: 1, ready: 0}"), Some(&unready)), Standing::Running);
+        assert_eq!(standing_with(&failed("x"), Some(&unready)), Standing::Failed);
         let mut queued = job("{}");
         queued.spec.as_mut().unwrap().suspend = Some(true);
         assert_eq!(standing(&queued), Standing::Queued);

@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::access::Cluster;
 use crate::answer::{answer, within};
 use crate::applications;
-use crate::driver::{self, End, Patience, Standing, standing};
+use crate::driver::{self, End, Patience, Standing, standing_with};
 use crate::log::{self, Which};
 use crate::names::{APP, ROLE, Role};
 use crate::refusal::{Answer, Request, Verdict, judge};
@@ -228,7 +228,8 @@ impl<'a> Following<'a> {
             Ok(Event::Init) => self.listed.clear(),
             Ok(Event::InitApply(pod)) => self.listed.push(pod),
             Ok(Event::InitDone) => {
-                let listed = std::mem::take(&mut self.listed);
+                let mut listed = std::mem::take(&mut self.listed);
+                listed.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
                 self.all_listed = true;
                 let there: Vec<_> = listed.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
                 listed.iter().for_each(|pod| self.seen(pod));
@@ -343,7 +344,7 @@ impl<'a> Following<'a> {
             Some(pod) => pod.phase == Phase::Pending && pod.waiting.is_empty(),
             None => true,
         };
-        let starting = self.job.as_ref().is_some_and(|job| standing(job) == Standing::Starting);
+        let starting = self.job.as_ref().is_some_and(|job| standing_with(job, pod.as_ref()) == Standing::Starting);
         let after = if pod.is_some() { EVENTS_AFTER } else { JOB_EVENTS_AFTER };
         let due = self.told_at.map_or_else(
             || self.job_since.is_some_and(|since| since.elapsed() >= after),
@@ -405,7 +406,7 @@ impl<'a> Following<'a> {
         };
         let now = self.now();
         let waits = driver::waits(&job, pods.last(), &self.told, now);
-        let end = self.patience.look(now, standing(&job), &waits);
+        let end = self.patience.look(now, standing_with(&job, pods.last()), &waits);
         self.say(&pods, &waits, heard);
         if end.is_some()
             && let Err(error) = applications::remove_job(&self.followed.cluster, &job).await

@@ -88,6 +88,7 @@ pub(crate) enum Reason {
     NoUse { image: String, message: String },
     NoPull { image: String, message: String },
     NoStart { message: String },
+    NotYet { message: String },
     Unschedulable { message: String },
     Gated { by: String },
     Pulling,
@@ -171,8 +172,10 @@ pub(crate) fn reason(pod: &Waiting<'_>, image: &str) -> Option<Reason> {
     }
     let note = pod.note?;
     match note.reason.as_str() {
-        "FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox" | "Failed" => {
-            Some(Reason::NoStart { message: mount(&note.message).to_owned() })
+        "FailedMount" | "Failed" => Some(Reason::NoStart { message: mount(&note.message).to_owned() }),
+        // A volume that another node lets go of, an address that becomes free.
+        "FailedAttachVolume" | "FailedCreatePodSandBox" => {
+            Some(Reason::NotYet { message: mount(&note.message).to_owned() })
         }
         "Pulling" => Some(Reason::Pulling),
         _ => None,
@@ -186,6 +189,7 @@ fn say(reason: &Reason, pods: &[&Waiting<'_>], situation: &Situation) -> Sentenc
             lasting(format!("cannot pull image {image}{}: {message}", on(pods)), Hope::Hardly)
         }
         Reason::NoStart { message } => lasting(format!("cannot start {}: {message}", who(pods)), Hope::Hardly),
+        Reason::NotYet { message } => lasting(format!("cannot start {} yet: {message}", who(pods)), Hope::Waits),
         Reason::Unschedulable { message } => {
             let (count, cores) = (executors(pods.len() as u32), situation.cores);
             let text = format!("waiting for room: {count} of {cores} cpu, {}: {message}", size(situation.memory));

@@ -86,9 +86,18 @@ pub(crate) const IMAGE_GLIBC: Setting = Setting::new(
     "The version of glibc in k8s.image: a program that needs a newer one is refused before anything is made.",
 );
 
+/// The machines that the image of pods is for.
+#[cfg(feature = "k8s")]
+pub(crate) const IMAGE_ARCH: Setting = Setting::new(
+    "k8s.image_arch",
+    Kind::Text,
+    "amd64,arm64",
+    "The machines that k8s.image is for: a program for another one is refused before anything is made.",
+);
+
 /// The keys of the facade about pods.
 #[cfg(feature = "k8s")]
-const K8S_SETTINGS: &[Setting] = &[IMAGE_GLIBC];
+const K8S_SETTINGS: &[Setting] = &[IMAGE_ARCH, IMAGE_GLIBC];
 
 /// Every key of every crate, sorted by name.
 #[must_use]

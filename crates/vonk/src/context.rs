@@ -11,7 +11,7 @@ use driver::backend::local::LocalBackend;
 use driver::backend::processes::{ProcessBackend, ProcessConfig};
 use driver::config::{Allocation, StoreScope};
 use driver::executable::Executable;
-use driver::standing::Who;
+use driver::standing::{Owner, Who};
 use driver::terminal::{Progress, Terminal};
 use driver::{Driver, DriverConfig};
 use executor::ExecutorConfig;
@@ -314,7 +314,7 @@ impl Context {
             Ok(backend) => backend,
             Err(error) => return Err(given_up(error, started, &interrupted)),
         };
-        let Backend { cluster, executable, identity, allocation, slots, memory, disk_max, killed } = backend;
+        let Backend { cluster, executable, identity, allocation, slots, memory, disk_max, owner, killed } = backend;
         let mut settings = values.clone();
         settings.extend(disk_max.map(|most| (executor::config::DISK_MAX.key.to_owned(), most.to_string())));
         let (made, stops) = (Arc::clone(&cluster), io.clone());
@@ -340,7 +340,7 @@ impl Context {
                 cluster,
                 io.clone(),
             )?;
-            let history = history.map(|history| history.begin(&io, Arc::clone(&store), root.clone()));
+            let history = history.map(|history| history.begin(&io, Arc::clone(&store), root.clone(), owner));
             let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
             let shared =
                 Arc::new(Shared { driver, terminal, progress, started: began, history, _own: [own, own_files] });
@@ -578,6 +578,8 @@ pub(crate) struct Backend {
     pub(crate) memory: u64,
     /// Bytes that one executor may spill, if that is not what the settings say.
     pub(crate) disk_max: Option<u64>,
+    /// What owns everything of the application, if it is in a cluster.
+    pub(crate) owner: Option<Owner>,
     /// Resolves with a sentence once somebody has ended the application from outside, and never before.
     pub(crate) killed: BoxFuture<'static, String>,
 }
@@ -606,7 +608,8 @@ impl DriverParts<'_> {
                 let cluster = LocalBackend::new(executor, Arc::new(Runners), self.io.clone());
                 let (executable, allocation) = (Executable::current(), Allocation::fixed(1));
                 let killed = std::future::pending().boxed();
-                Ok(Backend { cluster, executable, identity: None, allocation, slots, memory, disk_max: None, killed })
+                let (disk_max, owner) = (None, None);
+                Ok(Backend { cluster, executable, identity: None, allocation, slots, memory, disk_max, owner, killed })
             }
             &Master::LocalCluster { executors, slots, memory } => {
                 let memory = match memory {
@@ -627,7 +630,8 @@ impl DriverParts<'_> {
                 let cluster = ProcessBackend::new(config, self.io.clone());
                 let (identity, allocation) = (Some(driver), Allocation::fixed(executors));
                 let killed = std::future::pending().boxed();
-                Ok(Backend { cluster, executable, identity, allocation, slots, memory, disk_max: None, killed })
+                let (disk_max, owner) = (None, None);
+                Ok(Backend { cluster, executable, identity, allocation, slots, memory, disk_max, owner, killed })
             }
             #[cfg(feature = "k8s")]
             Master::Kubernetes { url } => crate::kubernetes::start::start(self, url.as_deref()),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use driver::Observer;
 use driver::printed;
-use driver::standing::{self, Who};
+use driver::standing::{self, Owner, Who};
 use executor::printed::{OF_DRIVER, Printed};
 use model::backend::KeepPrinted;
 use object_store::path::Path;
@@ -73,9 +73,10 @@ impl History {
         self.said.as_ref()?.printed.clone()
     }
 
-    /// Begins to write.
-    pub(crate) fn begin(self, io: &Handle, store: Arc<dyn ObjectStore>, root: Path) -> Writers {
+    /// Begins to write, also what owns the application in its cluster.
+    pub(crate) fn begin(self, io: &Handle, store: Arc<dyn ObjectStore>, root: Path, owner: Option<Owner>) -> Writers {
         let Self { events, standing, said, .. } = self;
+        let standing = standing.owned_by(owner);
         LAST.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&said);
         let tasks = tokio::sync::Mutex::new(vec![io.spawn(events.run()), io.spawn(standing.run())]);
         Writers { tasks, store, root, said }

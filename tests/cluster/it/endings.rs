@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use model::failure::LossCause;
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::ground::{Ground, in_namespace, until_within};
 use crate::running::{Running, program, sums};
@@ -190,6 +191,25 @@ async fn a_driver_that_slept_goes_on_with_new_executors() {
         assert_eq!(ground.notes.of("map").await.unwrap().len(), 4, "no map runs again");
         let losses = ground.losses().await;
         assert!(losses.iter().all(|(cause, _)| *cause == LossCause::Infrastructure), "{losses:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: only a Lease that has run out is anybody's to sweep"]
+async fn a_driver_that_slept_past_the_sweep_ends_and_says_so() {
+    in_namespace(&[], async |ground| {
+        let running = waiting(ground, &[]).await;
+        running.signal("STOP");
+        // The fault itself lasts so long: a Lease lasts a minute.
+        sleep(Duration::from_secs(65)).await;
+        assert_eq!(ground.sweep().await, 1);
+        running.signal("CONT");
+        let ended = running.ends().await;
+        ended.with_code(78);
+        ended.said("application was removed while its driver slept");
+        ground.until("no executor is left", async || ground.executors().await.is_empty()).await;
+        ground.next_driver_sweeps().await;
     })
     .await;
 }

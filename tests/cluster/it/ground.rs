@@ -41,7 +41,7 @@ const PREFIX: &str = "vonk-it-";
 const LEFT_OVER_MS: u64 = 15 * 60 * 1_000;
 
 /// The Secret with the keys of the store: not an application's.
-const STORE_KEYS: &str = "s3";
+pub(crate) const STORE_KEYS: &str = "s3";
 
 /// What a namespace is given by those who install Vonk.
 const MANIFESTS: &str = include_str!("../../../deploy/vonk.yaml");
@@ -55,6 +55,14 @@ pub(crate) struct Ground {
     root: Path,
     /// Who runs programs outside, if not the administrator.
     kubeconfig: Option<tempfile::NamedTempFile>,
+}
+
+/// An object that deploy/ brings.
+pub(crate) fn manifest(kind: &str, name: &str) -> serde_json::Value {
+    let all = MANIFESTS.split("\n---\n").filter(|text| text.contains("\nkind: "));
+    let mut all = all.map(|text| serde_saphyr::from_str::<serde_json::Value>(text).unwrap());
+    let found = all.find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    found.expect("deploy/vonk.yaml has it")
 }
 
 /// Where the S3 server is.
@@ -105,7 +113,7 @@ impl Ground {
 
     /// Flags with which a program runs here, and these settings after them.
     pub(crate) fn flags(&self, settings: &[(&str, &str)]) -> Vec<String> {
-        let store = self.s3.url(self.namespace(), "app");
+        let store = self.store_url();
         let notes = format!("k8s.executor.env.{NOTES}");
         let (notes_url, image) = (self.notes_url(), image());
         let all = [
@@ -155,7 +163,7 @@ impl Ground {
 
     /// The same, about what the store knows, too.
     pub(crate) fn ask(&self, words: &[&str]) -> Running {
-        let store = format!("--conf=store={}", self.s3.url(self.namespace(), "app"));
+        let store = format!("--conf=store={}", self.store_url());
         self.vonk(&[words, &[store.as_str()]].concat())
     }
 
@@ -216,10 +224,7 @@ impl Ground {
 
     /// Makes a Role of those that deploy/ brings, and an account of its name that has it.
     pub(crate) async fn let_in(&self, role: &str) {
-        let all = MANIFESTS.split("\n---\n").filter(|text| text.contains("\nkind: "));
-        let mut all = all.map(|text| serde_saphyr::from_str::<serde_json::Value>(text).unwrap());
-        let found = all.find(|object| object["kind"] == "Role" && object["metadata"]["name"] == role);
-        let rules = found.expect("deploy/vonk.yaml has it")["rules"].clone();
+        let rules = manifest("Role", role)["rules"].clone();
         self.make::<Role>(json!({ "metadata": { "name": role }, "rules": rules })).await;
         self.make::<ServiceAccount>(json!({ "metadata": { "name": role } })).await;
         let account = json!({ "kind": "ServiceAccount", "name": role, "namespace": self.namespace() });
@@ -243,6 +248,11 @@ impl Ground {
 
     pub(crate) fn namespace(&self) -> &str {
         self.cluster.namespace()
+    }
+
+    /// Where applications of this namespace keep what they shuffle.
+    pub(crate) fn store_url(&self) -> String {
+        self.s3.url(self.namespace(), "app")
     }
 
     pub(crate) fn notes_url(&self) -> String {

@@ -23,6 +23,58 @@ async fn an_executor_keeps_what_it_printed_and_its_pod_is_gone() {
     .await;
 }
 
+/// Once the root was gone, a log was found by the id alone, and was shown as if it were the pod's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_found_by_every_name_when_its_pod_and_root_are_gone() {
+    in_namespace(&[], async |ground| {
+        ground.start(&[("app.name", "nightly")], &["print"]).ends().await.with_code(0);
+        let listed = ground.ask(&["list", "--all", "--output=json"]).ends().await;
+        listed.with_code(0);
+        let row: Value = serde_json::from_str(listed.stdout.trim()).unwrap();
+        let (app, root) = (row["app"].as_str().unwrap(), row["root"].as_str().unwrap());
+        assert_eq!((row["namespace"].as_str(), root), (Some(ground.namespace()), format!("vonk-{app}").as_str()));
+        for name in ["nightly", app, root] {
+            let shown = ground.ask(&["logs", name, "--executor=e1"]).ends().await;
+            shown.with_code(0);
+            shown.said("this is the end of the log of e1 that the store has, of epoch 1");
+            assert!(shown.stdout.contains("a task says 0"), "{shown:?}");
+            let last = ground.ask(&["logs", name, "--executor=e1", "--tail=1"]).ends().await;
+            last.with_code(0);
+            assert_eq!(last.stdout.lines().count(), 1, "{last:?}");
+            assert!(shown.stdout.ends_with(&last.stdout), "{last:?}");
+            ground.until_told(&["status", name], app).await;
+            ground.until_told(&["diagnose", name], "history has it as succeeded").await;
+        }
+        let none = ground.ask(&["logs", "nightly", "--executor=e9"]).ends().await;
+        none.with_code(2);
+        none.said("the store has none of it, since nobody keeps what is empty, but those of driver, e1");
+        for command in ["logs", "status", "diagnose"] {
+            let unset = ground.vonk(&[command, "nightly"]).ends().await;
+            unset.with_code(2);
+            unset.said("no `store` is configured, so only applications with a root in the cluster are known");
+        }
+    })
+    .await;
+}
+
+/// The pod is there, and its container has no log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_a_log_says_why_and_what_to_do() {
+    in_namespace(&[], async |ground| {
+        let running = ground.start(&[("k8s.image", "localhost/nothing:9")], &["sum"]);
+        let app = ground.app().await;
+        let says_so = async || {
+            let shown = ground.ask(&["logs", &app, "--executor=e1"]).ends().await;
+            let says = |words| shown.stderr.contains(words);
+            shown.code == Some(2) && says("is waiting to start") && says("and the store has no log of it")
+        };
+        ground.until("there is no log, and it is said why", says_so).await;
+        ground.ask(&["kill", &app]).ends().await.with_code(0);
+        running.ends().await.with_code(143);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_status_tells_what_runs_while_it_runs() {
     in_namespace(&[], async |ground| {

@@ -21,6 +21,7 @@
 mod endings;
 mod ground;
 mod history;
+mod installed;
 mod losses;
 mod marks;
 mod outages;

@@ -175,6 +175,19 @@ pub(crate) fn processes_of_pod(uid: &str) -> Vec<u32> {
     found.into_iter().map(|(_, pid)| pid).collect()
 }
 
+/// Ports at which somebody listens in a process's network, in order.
+pub(crate) fn listening(process: u32) -> Vec<u16> {
+    let tables = ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/{process}/net/{name}")).unwrap());
+    let sockets = tables.iter().flat_map(|table| table.lines().skip(1));
+    let ports = sockets.filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (local, _remote, state) = (fields.nth(1)?, fields.next()?, fields.next()?);
+        // TCP_LISTEN.
+        (state == "0A").then(|| u16::from_str_radix(local.rsplit(':').next()?, 16).ok()).flatten()
+    });
+    ports.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}
+
 /// The program, as small as can be if somebody has seen to it.
 pub(crate) fn program() -> OsString {
     std::env::var_os("VONK_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_pod_program").into())

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_backend::rights::Part;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use model::events::AppEvent;
@@ -57,6 +58,50 @@ async fn a_quota_is_told_alike_everywhere_and_after_a_kill() {
     .await;
 }
 
+/// Its Job has no pod that could say it: only events do.
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_driver_pod_is_not_made_is_told_alike_everywhere() {
+    in_namespace(&[], async |ground| {
+        ground.let_in("vonk-driver").await;
+        ground.make::<ResourceQuota>(json!({ "metadata": { "name": "q" }, "spec": { "hard": { "pods": "0" } } })).await;
+        let running = ground.submit(&[], &["sum"]);
+        let app = running.prints("").await.1;
+        let told = "the driver pod waits: exceeded quota: q, used: pods=0, limited: pods=0";
+        running.says(told).await;
+        ground.until_told(&["diagnose", &app], &format!("fatal: {told}")).await;
+        ground.until_told(&["status", &app], told).await;
+        let rules = Part::Submitter.rules().into_iter().map(|rule| {
+            let resources: Vec<_> = rule.resources.into_iter().filter(|resource| *resource != "events").collect();
+            json!({ "apiGroups": [rule.group], "resources": resources, "verbs": rule.verbs })
+        });
+        ground.let_only("somebody", &rules.collect::<Vec<_>>()).await;
+        // Rights take a moment.
+        ground.until_told(&["status", &app], "starting").await;
+        let shown = ground.ask(&["status", &app]).ends().await;
+        shown.with_code(0);
+        assert!(!shown.stdout.contains(told), "without the right it is only shorter: {shown:?}");
+        ground.ask(&["kill", &app]).ends().await.with_code(0);
+        running.ends().await.with_code(143);
+    })
+    .await;
+}
+
+/// Its pod only waits, as one does whose image comes: only events say for what.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_cannot_be_mounted_is_told_alike_everywhere() {
+    in_namespace(&[], async |ground| {
+        let running = ground.start(&[("k8s.executor.secrets.db", "/db")], &["sum"]);
+        let app = ground.app().await;
+        let told = "cannot start e1: secret \"db\" not found";
+        running.says(told).await;
+        ground.until_told(&["status", &app], told).await;
+        ground.until_told(&["diagnose", &app], &format!("fatal: {told}")).await;
+        ground.ask(&["kill", &app]).ends().await.with_code(0);
+        running.ends().await.with_code(143);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_told_alike_everywhere() {
     in_namespace(&[], async |ground| {
@@ -107,6 +152,10 @@ async fn a_killed_driver_in_the_cluster_is_asked_about_afterwards() {
             })
             .await;
         ground.until_told(&["logs", &app], "terminated: stopping").await;
+        let last = ground.ask(&["logs", &format!("vonk-{app}"), "--tail=1"]).ends().await;
+        last.with_code(0);
+        last.said("that the store has");
+        assert_eq!(last.stdout.lines().count(), 1, "{last:?}");
         ground.until_told(&["status", &app], "exit code 143").await;
         ground.until_told(&["diagnose", &app], "its pods are gone, and history has it as failed: terminated").await;
         let list = ground.ask(&["list", "--all"]).ends().await;

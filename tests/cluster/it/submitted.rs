@@ -9,7 +9,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{DeleteParams, ListParams, LogParams, PostParams, PropagationPolicy};
 
 use crate::ground::{Ground, in_namespace, made, ours, until_within};
-use crate::running::{Ended, Running, sums};
+use crate::running::{Ended, Running, listening, processes_of_pod, sums};
 
 /// What the driver leaves goes within this time.
 const SOON_GONE: Duration = Duration::from_secs(30);
@@ -229,6 +229,15 @@ async fn a_key_is_one_application_until_it_has_failed() {
         late.with_code(0);
         late.said("attached: it was submitted before");
         assert_eq!(printed(&late), printed(&again), "whoever comes later hears the same");
+        // As the cluster does an hour after the end.
+        let jobs = ground.api::<Job>();
+        let finished = DeleteParams::background();
+        jobs.delete_collection(&finished, &ours()).await.unwrap();
+        ground.until("its Job is gone", async || jobs.list(&ours()).await.unwrap().items.is_empty()).await;
+        let after = ground.submit(&key, &["fail"]).ends().await;
+        after.with_code(0);
+        assert_eq!(printed(&after).0, printed(&again).0, "history answers");
+        assert!(jobs.list(&ours()).await.unwrap().items.is_empty(), "nothing was made");
     })
     .await;
 }
@@ -358,6 +367,17 @@ async fn the_keys_of_the_store_and_of_links_are_in_secrets_alone() {
         assert!(texts.iter().all(|text| text.len() > 2), "there are some of each");
         for pod in ground.drivers().await.into_iter().chain(ground.executors().await) {
             texts.push(pods.logs(&pod.metadata.name.unwrap(), &LogParams::default()).await.unwrap());
+        }
+        for pod in ground.drivers().await.into_iter().chain(ground.executors().await) {
+            let ports: &[u16] = if pod.metadata.labels.unwrap()["vonk.dev/role"] == "driver" { &[] } else { &[7079] };
+            for process in processes_of_pod(&pod.metadata.uid.unwrap()) {
+                let told = |file: &str| std::fs::read(format!("/proc/{process}/{file}")).unwrap();
+                let (words, environment) = (told("cmdline"), told("environ"));
+                assert!(!String::from_utf8_lossy(&words).contains(&key), "keys of the store come by the environment");
+                texts.push(String::from_utf8_lossy(&environment).replace(&key, ""));
+                texts.push(String::from_utf8_lossy(&words).into_owned());
+                assert_eq!(listening(process), ports, "ports that are open");
+            }
         }
         texts.push(ground.ask(&["diagnose", &app]).ends().await.stdout);
         ground.notes.open_gate("go").await.unwrap();

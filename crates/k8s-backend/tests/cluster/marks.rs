@@ -47,6 +47,12 @@ impl Drop for Kwok {
     }
 }
 
+/// The most memory that this process has had, the driver's part of it being the backend, as the system tells it.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
 async fn a_hundred_pods_are_asked_for() {
@@ -114,6 +120,7 @@ async fn a_thousand_executors_run_on_fake_nodes() {
     };
     let came = timeout(MANY_WITHIN, all).await;
     println!("{running} executors asked for, until all are seen to run: {} ms", began.elapsed().as_millis());
+    println!("{}", peak_memory());
     let stopping = Instant::now();
     backend.stop().await;
     println!("until {MANY} executors are told to go: {} ms", stopping.elapsed().as_millis());

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, thread};
 
-use executor::printed::{OF_DRIVER, OF_EXECUTOR, Printed, pass_on};
+use executor::printed::{OF_DRIVER, OF_EXECUTOR, Pipe, Printed, pass_on};
 use model::Epoch;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,7 +23,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::pod::{self, Kept, Who};
 
@@ -35,6 +35,9 @@ const LAST_WORDS_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long the store may take to say which drivers came before.
 const EPOCH_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a driver has printed is kept so often while it runs: a container that is killed takes both processes at once.
+const KEPT_EVERY: Duration = Duration::from_secs(60);
 
 /// Signals under way to the program.
 const SIGNALS: usize = 16;
@@ -150,8 +153,8 @@ fn pass_on_both(stdout: OwnedFd, stderr: OwnedFd, printed: Arc<Printed>) -> io::
     let (done, passed_on) = oneshot::channel();
     let pass = move || {
         // A reader that is gone is no reason to stop the program.
-        let out = pass_on(stdout, &printed, |bytes| drop(write(&mut io::stdout().lock(), bytes)));
-        let err = pass_on(stderr, &printed, |bytes| drop(write(&mut io::stderr().lock(), bytes)));
+        let out = pass_on(stdout, Pipe::Stdout, &printed, |bytes| drop(write(&mut io::stdout().lock(), bytes)));
+        let err = pass_on(stderr, Pipe::Stderr, &printed, |bytes| drop(write(&mut io::stderr().lock(), bytes)));
         let _ = runtime.block_on(async { tokio::join!(out, err) });
         let _ = done.send(());
     };
@@ -168,9 +171,20 @@ impl Program {
     /// Stays until it has ended; gives its exit code.
     async fn run(mut self, who: Kept) -> i32 {
         let mut so_far = JoinSet::new();
+        let mut keeping = interval(KEPT_EVERY);
+        keeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut kept = self.printed.total();
         let status = loop {
             tokio::select! {
                 status = self.child.wait() => break status,
+                _ = keeping.tick(), if who.who == Who::Driver => {
+                    let total = self.printed.total();
+                    if total != kept && so_far.is_empty() && pod::told_epoch().is_some() {
+                        kept = total;
+                        so_far.spawn(keep(who.clone(), self.printed.kept().unwrap_or_default()));
+                    }
+                }
+                Some(_) = so_far.join_next() => {}
                 Some(signal) = self.signals.recv() => {
                     // It may have ended this moment.
                     let _ = kill(self.pid, signal);

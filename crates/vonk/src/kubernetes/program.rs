@@ -11,12 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use k8s_backend::config::IMAGE;
 use model::keys;
+use model::setting::{InvalidSetting, Values};
 use object::elf::{EM_AARCH64, EM_X86_64, FileHeader64};
 use object::read::elf::FileHeader;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
+
+use crate::config::{IMAGE_ARCH, IMAGE_GLIBC};
 
 /// A program that was last used so long ago is written again, so that it is not swept as one that nobody uses.
 const USED_AGAIN_AFTER: Duration = Duration::from_secs(7 * 86_400);
@@ -132,21 +136,53 @@ fn parse_glibc(version: &[u8]) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-impl Needs {
-    /// Whether an image with this glibc runs it.
+/// What an image has for programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    name: String,
+    glibc: (u32, u32),
+    /// As Kubernetes calls them.
+    architectures: Vec<String>,
+}
+
+impl Image {
+    /// As configured.
+    ///
+    /// # Errors
+    /// A setting cannot be understood.
+    pub(crate) fn read(values: &Values) -> Result<Self, InvalidSetting> {
+        let text = IMAGE_GLIBC.value(values);
+        let version = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        let glibc = version.ok_or_else(|| InvalidSetting {
+            key: IMAGE_GLIBC.key.to_owned(),
+            value: text.to_owned(),
+            want: "want a version such as 2.36".to_owned(),
+        })?;
+        let architectures = IMAGE_ARCH.value(values).split(',').map(|name| name.trim().to_owned()).collect();
+        Ok(Self { name: IMAGE.value(values).to_owned(), glibc, architectures })
+    }
+
+    /// Whether it runs a program of this path.
     ///
     /// # Errors
     /// It does not: what to do.
-    pub(crate) fn suit(&self, path: &FilePath, image: &str, glibc: (u32, u32)) -> Result<(), Error> {
-        match self.glibc {
-            Some(needed) if needed > glibc => Err(Error::Unfit {
-                path: path.to_owned(),
-                problem: format!(
-                    "it needs glibc {}.{}, and image `{image}` has {}.{}; build it on an older system, or set k8s.image \
-                     to one with a newer glibc and k8s.image_glibc to its version",
-                    needed.0, needed.1, glibc.0, glibc.1
-                ),
-            }),
+    pub(crate) fn suits(&self, path: &FilePath, needs: &Needs) -> Result<(), Error> {
+        let unfit = |problem| Err(Error::Unfit { path: path.to_owned(), problem });
+        let (image, has) = (&self.name, self.glibc);
+        if !self.architectures.iter().any(|architecture| architecture == needs.architecture) {
+            return unfit(format!(
+                "it is for {}, and image `{image}` is for {}; build it for the nodes, or set k8s.image to an image for \
+                 {0} and k8s.image_arch to what it is for",
+                needs.architecture,
+                self.architectures.join(" and ")
+            ));
+        }
+        match needs.glibc {
+            Some(needed) if needed > has => unfit(format!(
+                "it needs glibc {}.{}, and image `{image}` has {}.{}; build it on an older system, or set k8s.image to one \
+                 with a newer glibc and k8s.image_glibc to its version",
+                needed.0, needed.1, has.0, has.1
+            )),
             _ => Ok(()),
         }
     }
@@ -257,9 +293,16 @@ mod tests {
         assert_eq!(needs.architecture, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" });
         let glibc = needs.glibc.expect("a Rust program of this target links glibc");
         assert!(glibc >= (2, 17), "{glibc:?}");
-        assert!(needs.suit(FilePath::new("p"), "i", glibc).is_ok());
-        let refused = needs.suit(FilePath::new("p"), "i", (2, 2)).unwrap_err().to_string();
+        let image = |settings: &[(&str, String)]| {
+            Image::read(&settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()).unwrap()
+        };
+        let suits = |image: Image| image.suits(FilePath::new("p"), &needs).map_err(|error| error.to_string());
+        let same = ("k8s.image_glibc", format!("{}.{}", glibc.0, glibc.1));
+        assert_eq!(suits(image(std::slice::from_ref(&same))), Ok(()));
+        let refused = suits(image(&[("k8s.image_glibc", "2.2".into())])).unwrap_err();
         assert!(refused.contains("it needs glibc") && refused.contains("k8s.image_glibc"), "{refused}");
+        let refused = suits(image(&[same, ("k8s.image_arch", "riscv64".into())])).unwrap_err();
+        assert!(refused.contains("is for riscv64; build it for the nodes"), "{refused}");
     }
 
     #[test]

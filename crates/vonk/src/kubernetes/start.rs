@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use driver::Executable;
 use driver::config::Allocation;
+use driver::standing::Owner;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use k8s_backend::access::{Access, AccessError, Cluster};
@@ -18,7 +19,7 @@ use k8s_backend::own_pod::{Over, OwnPod};
 use k8s_backend::request::RequestError;
 use k8s_backend::root::{App, ClientRoot, OwnerReference, RootError, TlsFiles};
 use model::backend::{ClusterBackend, ClusterEvent, Connection, DialError};
-use model::setting::{Setting, Values};
+use model::setting::Setting;
 use model::{AppId, Epoch, ExecutorId};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -27,11 +28,15 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::pod::{self, DriverPod};
-use super::{program, sent};
+use super::program::{self, Image};
+use super::sent;
 use crate::context::{Backend, DriverParts, StartError};
 
 /// What is being made when a signal comes may take so long: a request or two.
 const MADE_WITHIN: Duration = Duration::from_secs(5);
+
+/// A driver whose pod is deleted hears SIGTERM at once, and SIGKILL after 30 s, if its node is well.
+const TOLD_WITHIN: Duration = Duration::from_secs(35);
 
 /// Why an application cannot start on Kubernetes.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +114,7 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
     let needs = program::needs(executable.path()).map_err(Error::from)?;
     // People know the program by its file, and not by the one that cannot be replaced while it runs.
     let shown = std::env::current_exe().unwrap_or_else(|_| executable.path().to_owned());
-    needs.suit(&shown, &executors.image, glibc(values)?).map_err(Error::from)?;
+    Image::read(values)?.suits(&shown, &needs).map_err(Error::from)?;
 
     let set = |setting: &Setting| Some(setting.value(values).to_owned()).filter(|value| !value.is_empty());
     let access = Access { url: url.map(str::to_owned), context: set(&keys::CONTEXT), namespace: set(&keys::NAMESPACE) };
@@ -120,6 +125,7 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
     let Rooted { cluster, identity, program, attached, root } = rooted;
     let log = set(&crate::config::LOG);
     let killed = root.killed();
+    let owner = Some(Owner { namespace: cluster.namespace().to_owned(), name: root.owner().name.clone() });
     let config = PodConfig {
         log,
         cluster,
@@ -140,7 +146,7 @@ pub(crate) fn start(parts: DriverParts<'_>, url: Option<&str>) -> Result<Backend
     }
     let backend = PodBackend::new(config, parts.io.clone());
     let cluster = Arc::new(Pods { backend, root, over: Arc::default() });
-    Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory, disk_max, killed })
+    Ok(Backend { cluster, executable, identity: Some(identity), allocation, slots, memory, disk_max, owner, killed })
 }
 
 /// How much executors with so much disk may spill: what is wished, unless the kubelet would evict them for it.
@@ -184,14 +190,17 @@ impl Root {
         }
     }
 
-    /// Resolves with a sentence once somebody has removed the application whose driver no signal tells to end.
+    /// Resolves with a sentence once the application is over whose driver no signal tells to end.
     fn killed(&self) -> BoxFuture<'static, String> {
-        let Self::Own(root) = self else { return std::future::pending().boxed() };
-        let lost = root.lost();
+        let over = self.over();
         let killed = async move {
-            match lost.await {
+            match over.await {
                 Over::Killed(why) => why,
-                Over::Deleted | Over::Removed(_) => std::future::pending().await,
+                Over::Deleted => {
+                    sleep(TOLD_WITHIN).await;
+                    "the driver's pod was deleted, and its node has not told it to end".to_owned()
+                }
+                Over::Removed(_) => std::future::pending().await,
             }
         };
         killed.boxed()
@@ -262,6 +271,8 @@ fn own_root(parts: &DriverParts<'_>, executable: &Executable, access: Access) ->
         }
     });
     let ((program, attached), cluster, root) = futures::executor::block_on(made).map_err(|_| Error::Ended)??;
+    // What `vonk status`, `logs`, `diagnose` and `kill` are asked with.
+    tracing::info!("application {} in namespace {}", parts.app, cluster.namespace());
     Ok(Rooted { cluster, identity, program, attached, root: Root::Own(Box::new(root)) })
 }
 
@@ -286,17 +297,6 @@ pub(crate) fn who(io: &Handle, store: &Arc<dyn ObjectStore>, root: &Path) -> Res
     let last = futures::executor::block_on(last).map_err(|_| Error::Ended)?.map_err(Error::Leases)?;
     pod::tell_epoch(Epoch(last + 1));
     Ok((driver.app, Epoch(last + 1)))
-}
-
-/// The version of glibc in the image.
-pub(crate) fn glibc(values: &Values) -> Result<(u32, u32), model::setting::InvalidSetting> {
-    let text = crate::config::IMAGE_GLIBC.value(values);
-    let version = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-    version.ok_or_else(|| model::setting::InvalidSetting {
-        key: crate::config::IMAGE_GLIBC.key.to_owned(),
-        value: text.to_owned(),
-        want: "want a version such as 2.36".to_owned(),
-    })
 }
 
 /// Executors that are pods, and what owns them.

@@ -22,6 +22,9 @@ pub(crate) const NAMES: [&str; 3] = ["vonk", "vonk-executor", "vonk-driver"];
 /// Where programs lie in an image; on its path.
 const PROGRAMS: &str = "usr/local/bin";
 
+/// The image that users build may be so large, compressed: every node fetches it.
+const LARGEST: u64 = 100_000_000;
+
 /// A user that may do nothing, as in docker/Dockerfile. Any other works too: nothing in the image belongs to it.
 const USER: &str = "65532:65532";
 
@@ -90,7 +93,9 @@ pub(crate) fn give_as_users_get_it(program: &Path, tag: &str) -> Result<()> {
 fn build_dockerfile(program: &Path, tag: &str, archive: &Path) -> Result<()> {
     dockerfile::build(program, tag, archive)?;
     // Its one layer, and a few hundred bytes that describe it.
-    tell(tag, fs::metadata(archive).with_context(|| format!("read {}", archive.display()))?.len());
+    let compressed = fs::metadata(archive).with_context(|| format!("read {}", archive.display()))?.len();
+    tell(tag, compressed);
+    ensure!(compressed <= LARGEST, "{tag} is larger than {} MB: see what docker/files.sh brings", LARGEST / 1_000_000);
     Ok(())
 }
 

@@ -46,6 +46,9 @@ const TIDIED_WITHIN: Duration = Duration::from_secs(5);
 /// Where a file with SQL is in the driver's pod.
 const SQL: &str = "program.sql";
 
+/// Where images have the command: a script needs no other program.
+const COMMAND: &str = "/usr/local/bin/vonk";
+
 /// Submits, and stays until the end unless told otherwise. Gives the exit code.
 ///
 /// # Errors
@@ -83,7 +86,7 @@ pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
             }
             Ok(exit::DONE)
         }
-        None => Box::pin(stay(&cluster, &order, &submitted, &mut signals)).await,
+        None => Box::pin(stay(&cluster, &store, &order, &submitted, &mut signals)).await,
     }
 }
 
@@ -180,6 +183,7 @@ async fn make(cluster: &Cluster, store: &Store, order: &Order, signals: &mut Sig
 /// Stays with it until its end, or until a signal.
 async fn stay(
     cluster: &Cluster,
+    store: &Store,
     order: &Order,
     submitted: &Submitted,
     signals: &mut Signals,
@@ -195,7 +199,14 @@ async fn stay(
     let mut tidied = false;
     let received = loop {
         tokio::select! {
-            end = &mut following => return Ok(ended(order, &submitted.app, &end)),
+            end = &mut following => {
+                // A driver that was killed with its whole pod could not say so itself.
+                if end.code != exit::DONE {
+                    let why = Some(end.why.clone());
+                    driver::standing::note_end_if_unknown(&*store.objects, &store.root, app, end.code.into(), why).await;
+                }
+                return Ok(ended(order, &submitted.app, &end));
+            }
             swept = &mut tidying, if !tidied => {
                 tidied = true;
                 if let Err(error) = swept {
@@ -324,7 +335,8 @@ async fn submission(
                 .map_err(|error| anyhow::Error::new(error).context(Usage(format!("run {}", path.display()))))?;
             files.insert(SQL.to_owned(), text);
             args.splice(0..0, ["sql".to_owned(), "--file".to_owned(), format!("{}/{SQL}", shipped::FOLDER)]);
-            Some(upload::this()?)
+            of.program = Some(format!("{}{COMMAND}", names::IN_IMAGE));
+            None
         }
         Program::InImage(path) => {
             of.program = Some(format!("{}{path}", names::IN_IMAGE));

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use k8s_backend::applications::{FindError, Wall, ago, find, see};
+use k8s_backend::access::Cluster;
+use k8s_backend::applications::{Root, Wall, ago, see};
 use k8s_backend::diagnose::{self, Finding, Severity};
 use model::{AppId, exit};
 
-use super::connection::{Connection, connect};
+use super::connection::Connection;
+use super::found::{Found, find};
+use super::history::Past;
 use super::output::{Format, json, line};
 use super::store::Store;
 use super::told::Told;
@@ -30,9 +33,22 @@ pub(crate) struct Diagnose {
 impl Diagnose {
     pub(crate) async fn run(self) -> Result<u8, anyhow::Error> {
         let config = self.connection.config()?;
-        let findings = match self.of_cluster(&config).await {
-            Err(error) if super::code_of(&error) == exit::LOST => away(&config, &self.app, error).await?,
-            findings => findings?,
+        let findings = match find(&config, &self.app).await? {
+            Found::There { cluster, root } => {
+                let app = root.app();
+                match of_cluster(&config, &cluster, *root).await {
+                    Err(error) if super::code_of(&error) == exit::LOST => match (app, store::open(&config)) {
+                        (Some(app), Ok(store)) => away(&store, app, &error).await,
+                        _ => return Err(error),
+                    },
+                    findings => findings?,
+                }
+            }
+            Found::Past(past) => gone(&store::open(&config)?, &past).await,
+            Found::Away { past, why } => match past.id() {
+                Some(app) => away(&store::open(&config)?, app, &why).await,
+                None => return Err(why),
+            },
         };
         match self.output {
             Format::Json => findings.iter().for_each(json),
@@ -40,57 +56,42 @@ impl Diagnose {
         }
         Ok(exit::DONE)
     }
+}
 
-    async fn of_cluster(&self, config: &Config) -> Result<Vec<Finding>, anyhow::Error> {
-        let cluster = connect(config).await?;
-        Ok(match find(&cluster, &self.app).await {
-            Ok(root) => {
-                let app = root.app();
-                let seeing = see(&cluster, root).await?;
-                let gathered = diagnose::gather(&cluster, &seeing).await?;
-                let now = Wall::now();
-                let runs = seeing.root.state(now) == "running";
-                let told = match (app, store::open(config)) {
-                    (Some(app), Ok(store)) => of_store(&store, app, runs).await,
-                    _ => Vec::new(),
-                };
-                diagnose::findings(&seeing, &gathered, told, cluster.namespace(), now)
-            }
-            Err(unknown @ FindError::Unknown { .. }) => past(config, &self.app, unknown).await?,
-            Err(error) => return Err(error.into()),
-        })
-    }
+async fn of_cluster(config: &Config, cluster: &Cluster, root: Root) -> Result<Vec<Finding>, anyhow::Error> {
+    let app = root.app();
+    let seeing = see(cluster, root).await?;
+    let gathered = diagnose::gather(cluster, &seeing).await?;
+    let now = Wall::now();
+    let runs = seeing.state(now) == "running";
+    let told = match (app, store::open(config)) {
+        (Some(app), Ok(store)) => of_store(&store, app, runs).await,
+        _ => Vec::new(),
+    };
+    Ok(diagnose::findings(&seeing, &gathered, told, cluster.namespace(), now))
 }
 
 /// What the store knows while the API server, or something on the way to it, is away.
-async fn away(config: &Config, wanted: &str, why: anyhow::Error) -> Result<Vec<Finding>, anyhow::Error> {
-    let Ok(store) = store::open(config) else { return Err(why) };
-    let found = history::find(&store, wanted).await.ok().flatten().and_then(|past| past.app.parse().ok());
-    let Some(app) = found else { return Err(why) };
+async fn away(store: &Store, app: AppId, why: &anyhow::Error) -> Vec<Finding> {
     let says = format!("the cluster cannot be asked, and this is what the store knows: {why:#}");
     let mut findings = vec![Finding::new(Severity::Fatal, says)];
-    findings.extend(of_store(&store, app, true).await);
+    findings.extend(of_store(store, app, true).await);
     findings.sort_by_key(|finding| finding.severity);
-    Ok(findings)
+    findings
 }
 
 /// What is known of an application of which only the store knows.
-async fn past(config: &Config, wanted: &str, unknown: FindError) -> Result<Vec<Finding>, anyhow::Error> {
-    let Ok(store) = store::open(config) else { return Err(unknown.into()) };
-    let Some(past) = history::find(&store, wanted).await? else { return Err(unknown.into()) };
+async fn gone(store: &Store, past: &Past) -> Vec<Finding> {
     let (state, error) = (past.state(), past.error());
     let severity = if past.code() == exit::DONE && state != "lost" { Severity::Note } else { Severity::Fatal };
     let why = error.map(|error| format!(": {error}")).unwrap_or_default();
-    let mut findings = vec![Finding {
-        severity,
-        says: format!("its pods are gone, and history has it as {state}{why}"),
-        lines: Vec::new(),
-    }];
-    if let Ok(app) = past.app.parse() {
-        findings.extend(of_events(&store, app).await);
+    let says = format!("its pods are gone, and history has it as {state}{why}");
+    let mut findings = vec![Finding::new(severity, says)];
+    if let Some(app) = past.id() {
+        findings.extend(of_events(store, app).await);
     }
     findings.sort_by_key(|finding| finding.severity);
-    Ok(findings)
+    findings
 }
 
 /// What the driver has told the store, and what its event log has.
@@ -163,6 +164,21 @@ mod tests {
 
     use super::super::told::tests::standing;
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_gone_or_away_is_told_by_the_store() {
+        let (store, app) = (super::super::history::tests::store(), AppId(7));
+        super::super::history::tests::told(&store, app, "nightly", "team-a", "vonk-a").await;
+        let past = history::find(&store, "nightly", Some("team-a")).await.unwrap().unwrap();
+        let findings = gone(&store, &past).await;
+        assert_eq!(
+            findings.iter().map(text).collect::<Vec<_>>(),
+            ["fatal: its pods are gone, and history has it as lost"]
+        );
+        let findings = away(&store, app, &anyhow::anyhow!("no answer")).await;
+        let says = "fatal: the cluster cannot be asked, and this is what the store knows: no answer";
+        assert_eq!((text(&findings[0]).as_str(), findings.len()), (says, 3), "nothing was told for long, and it waits");
+    }
 
     fn said(told: &Told) -> Vec<String> {
         of_told(told, false).iter().map(text).collect()

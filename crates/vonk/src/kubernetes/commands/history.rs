@@ -5,19 +5,22 @@
 use driver::standing::{self, Standing};
 use futures::StreamExt;
 use futures::stream;
-use k8s_backend::applications::{Application, Mode, Wall};
+use k8s_backend::applications::{Application, Mode, Wall, id_of};
 use model::events::AppEvent;
 use model::exit;
 use model::failure::LossCause;
-use model::{AppId, keys};
+use model::{AppId, Epoch, keys};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Store, StoreError};
 
-/// So many applications are looked at, the youngest.
+/// So many applications are listed, the youngest of a namespace.
 const MOST: usize = 100;
+
+/// So many are looked at for it, the youngest of the store: it may be that of many namespaces.
+const LOOKED_AT: usize = 1_000;
 
 /// So many failed tasks are shown.
 const FAILED: usize = 5;
@@ -60,6 +63,9 @@ impl Past {
 
     /// As one line of a list.
     pub(crate) fn application(&self, now: Wall) -> Application {
+        let of_told = |field: fn(&Standing) -> &Option<String>| {
+            self.told.as_ref().and_then(|told| field(told).clone()).unwrap_or_default()
+        };
         let began =
             i64::try_from(self.began_unix_ms).ok().and_then(|ms| Wall::from_millisecond(ms).ok()).unwrap_or(now);
         Application {
@@ -67,11 +73,16 @@ impl Past {
             name: self.name.clone(),
             mode: if self.told.as_ref().is_some_and(|told| told.submitted) { Mode::Cluster } else { Mode::Client },
             state: self.state().to_owned(),
-            root: String::new(),
-            namespace: String::new(),
+            root: of_told(|told| &told.root),
+            namespace: of_told(|told| &told.namespace),
             created: began.to_string(),
             age_seconds: u64::try_from(now.duration_since(began).as_secs()).unwrap_or(0),
         }
+    }
+
+    /// Its id, if it is one.
+    pub(crate) fn id(&self) -> Option<AppId> {
+        self.app.parse().ok()
     }
 
     /// Why it did not succeed, if so and if that is known.
@@ -110,31 +121,80 @@ impl Past {
     }
 }
 
-/// The youngest applications that have left a history.
+/// Applications that have left a history.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Youngest {
+    /// The youngest of the namespace, the youngest first.
+    pub(crate) found: Vec<Past>,
+    /// How many older ones there are, of whatever namespace.
+    pub(crate) older: usize,
+}
+
+/// The youngest applications of a namespace that have left a history.
 ///
 /// # Errors
 /// The store refuses or does not answer.
-pub(crate) async fn all(store: &Store) -> Result<Vec<Past>, StoreError> {
+pub(crate) async fn all(store: &Store, namespace: &str) -> Result<Youngest, StoreError> {
+    let apps = applications(store).await?;
+    let (mut found, mut older) = (Vec::new(), apps.len());
+    let look = async |app| match told(store, app).await? {
+        Some(told) if !is_of(&told, namespace) => Ok(None),
+        told => with_events(store, app, told).await,
+    };
+    let mut looked = std::pin::pin!(stream::iter(apps).take(LOOKED_AT).map(look).buffered(AT_ONCE));
+    while found.len() < MOST
+        && let Some(past) = looked.next().await
+    {
+        found.extend(past?);
+        older -= 1;
+    }
+    Ok(Youngest { found, older })
+}
+
+/// Finds one by its id, bare or as its root is called, wherever it was; or the youngest of a namespace, if one is given, with this
+/// name or this name of its root.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn find(store: &Store, wanted: &str, namespace: Option<&str>) -> Result<Option<Past>, StoreError> {
+    if let Some(app) = id_of(wanted) {
+        return past(store, app).await;
+    }
+    let look = async |app| -> Result<Option<Past>, StoreError> {
+        let told = told(store, app).await?;
+        if let Some(told) = &told {
+            let called_so = told.name == wanted || told.root.as_deref() == Some(wanted);
+            if !called_so || namespace.is_some_and(|namespace| !is_of(told, namespace)) {
+                return Ok(None);
+            }
+        }
+        let told_so = told.is_some();
+        let past = with_events(store, app, told).await?;
+        Ok(past.filter(|past| told_so || past.name == wanted))
+    };
+    let apps = stream::iter(applications(store).await?).take(LOOKED_AT);
+    let mut looked = std::pin::pin!(apps.map(look).buffered(AT_ONCE));
+    while let Some(past) = looked.next().await {
+        if let Some(past) = past? {
+            return Ok(Some(past));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether an application may be one of the namespace: older drivers did not tell theirs.
+fn is_of(told: &Standing, namespace: &str) -> bool {
+    told.namespace.as_deref().is_none_or(|of| of == namespace)
+}
+
+/// Everyone that has left a history, the youngest first.
+async fn applications(store: &Store) -> Result<Vec<AppId>, StoreError> {
     let folder = store.below(keys::HISTORY);
     let failed = |source| StoreError::Request { step: "list", key: keys::HISTORY.to_owned(), source };
     let listed = store.objects.list_with_delimiter(Some(&folder)).await.map_err(failed)?;
     let mut apps: Vec<AppId> = listed.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok()).collect();
     apps.sort_unstable_by_key(|app| std::cmp::Reverse(*app));
-    apps.truncate(MOST);
-    let looked: Vec<_> = stream::iter(apps).map(|app| past(store, app)).buffered(AT_ONCE).collect().await;
-    let found: Result<Vec<_>, _> = looked.into_iter().collect();
-    Ok(found?.into_iter().flatten().collect())
-}
-
-/// Finds one by its id, or the youngest of a name.
-///
-/// # Errors
-/// The store refuses or does not answer.
-pub(crate) async fn find(store: &Store, wanted: &str) -> Result<Option<Past>, StoreError> {
-    match wanted.parse() {
-        Ok(app) => past(store, app).await,
-        Err(_) => Ok(all(store).await?.into_iter().find(|past| past.name == wanted)),
-    }
+    Ok(apps)
 }
 
 /// What a driver told of its application last.
@@ -148,7 +208,10 @@ pub(crate) async fn told(store: &Store, app: AppId) -> Result<Option<Standing>, 
 
 /// What the event log of an application says of it as a whole, and what its driver told last.
 pub(crate) async fn past(store: &Store, app: AppId) -> Result<Option<Past>, StoreError> {
-    let told = told(store, app).await?;
+    with_events(store, app, told(store, app).await?).await
+}
+
+async fn with_events(store: &Store, app: AppId, told: Option<Standing>) -> Result<Option<Past>, StoreError> {
     let mut parts = list(store, &keys::history(app)).await?;
     parts.retain(|path| path.filename().is_some_and(|name| name.starts_with("events-")));
     parts.sort();
@@ -220,16 +283,39 @@ fn read(app: AppId, first: &str, last: &str) -> Option<Past> {
     Some(Past { app: app.to_string(), name, master, began_unix_ms: unix_ms, end, told: None })
 }
 
+/// The end of a log.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Of this epoch, the latest.
+    pub(crate) epoch: Epoch,
+    /// What was printed.
+    pub(crate) printed: Vec<u8>,
+}
+
 /// The end of what `who` has printed, in its latest epoch: `driver`, or an executor as in `e3`.
 ///
 /// # Errors
 /// The store refuses or does not answer.
-pub(crate) async fn log(store: &Store, app: AppId, who: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    let wanted = format!("-{who}.log");
-    let found = list(store, &keys::logs(app)).await?.into_iter().filter(|path| path.as_ref().ends_with(&wanted)).max();
-    let Some(path) = found else { return Ok(None) };
-    let key = path.as_ref().strip_prefix(store.root.as_ref()).unwrap_or(path.as_ref()).trim_start_matches('/');
-    store.read(key).await
+pub(crate) async fn log(store: &Store, app: AppId, who: &str) -> Result<Option<Kept>, StoreError> {
+    let epochs = list(store, &keys::logs(app)).await?;
+    let epochs = epochs.iter().filter_map(|path| keys::parse_log(path.filename()?)).filter(|(_, of)| *of == who);
+    let Some(epoch) = epochs.map(|(epoch, _)| epoch).max() else { return Ok(None) };
+    let printed = store.read(&keys::log(app, epoch, who)).await?;
+    Ok(printed.map(|printed| Kept { epoch, printed }))
+}
+
+/// Of whom there are logs: of the driver, and of executors in order.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn logs(store: &Store, app: AppId) -> Result<Vec<String>, StoreError> {
+    let paths = list(store, &keys::logs(app)).await?;
+    let who = paths.iter().filter_map(|path| Some(keys::parse_log(path.filename()?)?.1.to_owned()));
+    let number = |who: &String| who.strip_prefix('e').and_then(|n| n.parse::<u64>().ok());
+    let mut who: Vec<_> = who.collect();
+    who.sort_by_key(number);
+    who.dedup();
+    Ok(who)
 }
 
 async fn list(store: &Store, folder: &str) -> Result<Vec<Path>, StoreError> {
@@ -273,11 +359,10 @@ pub(crate) async fn submitted(store: &Store, root: &str) -> Result<Option<Past>,
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
-    use model::Epoch;
-
+    use super::super::told::tests::standing;
     use super::*;
 
     const APP: AppId = AppId(7);
@@ -288,8 +373,35 @@ mod tests {
         )
     }
 
-    fn store() -> Store {
+    pub(in super::super) fn store() -> Store {
         Store { objects: Arc::new(object_store::memory::InMemory::new()), root: Path::from("v") }
+    }
+
+    /// Has a driver tell of an application of this name, namespace and root.
+    pub(in super::super) async fn told(store: &Store, app: AppId, name: &str, namespace: &str, root: &str) {
+        let (namespace, root) = (Some(namespace.to_owned()), Some(root.to_owned()));
+        let standing = Standing { app, name: name.to_owned(), namespace, root, ..standing() };
+        store.write(&keys::status(app), serde_json::to_vec(&standing).unwrap()).await.unwrap();
+    }
+
+    /// Two namespaces that share a store were listed as one, and a name was another's.
+    #[tokio::test]
+    async fn each_namespace_has_its_own_history() {
+        let store = store();
+        for n in 0..MOST as u128 + 5 {
+            told(&store, AppId(2 * n), "nightly", "team-a", "vonk-a").await;
+            told(&store, AppId(2 * n + 1), "nightly", "team-b", "vonk-b").await;
+        }
+        let youngest = all(&store, "team-a").await.unwrap();
+        assert_eq!((youngest.found.len(), youngest.older), (MOST, 10), "five of each");
+        let row = youngest.found[0].application(Wall::now());
+        assert_eq!((row.app, row.namespace.as_str()), (AppId(208).to_string(), "team-a"));
+        assert_eq!(row.root, "vonk-a");
+        let found = async |namespace| find(&store, "nightly", namespace).await.unwrap().map(|past| past.app);
+        assert_eq!(found(Some("team-a")).await, Some(AppId(208).to_string()));
+        assert_eq!(found(None).await, Some(AppId(209).to_string()));
+        assert_eq!(found(Some("team-c")).await, None);
+        assert_eq!(all(&store, "team-c").await.unwrap(), Youngest { found: Vec::new(), older: 0 });
     }
 
     #[tokio::test]
@@ -300,9 +412,9 @@ mod tests {
         assert_eq!(past(&store, APP).await.unwrap().unwrap().state(), "lost");
         let end = "{\"at\":9,\"event\":\"application_ended\",\"error\":null}\n";
         store.write(&part(1), end.into()).await.unwrap();
-        let found = find(&store, "nightly").await.unwrap().unwrap();
+        let found = find(&store, "nightly", None).await.unwrap().unwrap();
         assert_eq!((found.app.as_str(), found.state(), found.code()), (APP.to_string().as_str(), "succeeded", 0));
-        assert_eq!(find(&store, "weekly").await.unwrap(), None);
+        assert_eq!(find(&store, "weekly", None).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -368,7 +480,12 @@ mod tests {
         for (epoch, text) in [(1, "old"), (2, "new"), (10, "newest")] {
             store.write(&keys::log(APP, Epoch(epoch), "driver"), text.into()).await.unwrap();
         }
-        assert_eq!(log(&store, APP, "driver").await.unwrap(), Some(b"newest".to_vec()));
+        let kept = Kept { epoch: Epoch(10), printed: b"newest".to_vec() };
+        assert_eq!(log(&store, APP, "driver").await.unwrap(), Some(kept));
         assert_eq!(log(&store, APP, "e3").await.unwrap(), None);
+        for who in ["e10", "e9"] {
+            store.write(&keys::log(APP, Epoch(1), who), b"old".to_vec()).await.unwrap();
+        }
+        assert_eq!(logs(&store, APP).await.unwrap(), ["driver", "e9", "e10"]);
     }
 }

@@ -15,7 +15,7 @@ use super::{history, store};
 /// Flags of `vonk list`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Those too of which only the store knows: of the last 30 days
+    /// Those too of which only the store knows: of the last 30 days, and the 100 youngest at most
     #[arg(short, long)]
     all: bool,
 
@@ -35,9 +35,12 @@ impl List {
         let roots = applications::roots(&cluster, &names::select_all()).await?;
         let known = roots.iter().filter_map(|root| root.application(cluster.namespace(), now));
         let mut found: Vec<Row> = known.map(|application| Row { application, told: None }).collect();
+        let mut older = 0;
         if self.all {
             let store = store::open(&config)?;
-            for past in history::all(&store).await? {
+            let youngest = history::all(&store, cluster.namespace()).await?;
+            older = youngest.older;
+            for past in youngest.found {
                 let application = past.application(now);
                 let told = past.told.map(Told::new);
                 match found.iter_mut().find(|row| row.application.app == application.app) {
@@ -53,6 +56,9 @@ impl List {
             }
             Format::Text => line(&text(&found, self.all)),
         }
+        if let Some(rest) = rest(older, cluster.namespace()) {
+            eprintln!("{rest}");
+        }
         Ok(exit::DONE)
     }
 }
@@ -64,6 +70,12 @@ struct Row {
     application: Application,
     #[serde(skip_serializing_if = "Option::is_none")]
     told: Option<Told>,
+}
+
+/// What is said of those that are not listed.
+fn rest(older: usize, namespace: &str) -> Option<String> {
+    (older > 0)
+        .then(|| format!("… and {older} older ones, of {namespace} or other namespaces: `vonk status ID` finds each"))
 }
 
 fn text(found: &[Row], all: bool) -> String {
@@ -83,4 +95,16 @@ fn text(found: &[Row], all: bool) -> String {
     let headings = ["APPLICATION", "NAME", "MODE", "STATE", "AGE", "ITS DRIVER SAID"];
     let headings = &headings[..if all { 6 } else { 5 }];
     table(headings, &found.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_list_is_cut_is_said() {
+        assert_eq!(rest(0, "team-a"), None);
+        let said = "… and 7 older ones, of team-a or other namespaces: `vonk status ID` finds each";
+        assert_eq!(rest(7, "team-a").as_deref(), Some(said));
+    }
 }

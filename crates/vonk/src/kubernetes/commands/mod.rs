@@ -7,6 +7,7 @@ mod client_mode;
 mod cluster_mode;
 mod connection;
 mod diagnose;
+mod found;
 mod gc;
 mod history;
 mod kill;
@@ -40,7 +41,7 @@ use super::sent;
 pub(crate) enum Command {
     /// Run a program: its driver here, or as a pod of a cluster
     ///
-    /// The flags are those of spark-submit. With --deploy-mode cluster, the first line of stdout is the application's id;
+    /// Most flags of spark-submit are there. With --deploy-mode cluster, the first line of stdout is the application's id;
     /// then follows what the driver prints, and the driver's exit code at the end.
     ///
     /// Exit codes: 0 done; 1 the program failed; 2 wrong command or configuration; 69 infrastructure lost; 75 no room in
@@ -113,12 +114,13 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
             _ => exit::WRONG,
         });
         let store = cause.downcast_ref().map(|error: &store::StoreError| error.exit_code());
+        let unshown = cause.downcast_ref().map(|error: &logs::NotShown| error.code);
         let program = cause.downcast_ref().map(upload::exit_code);
         let sent = cause.downcast_ref().map(|error: &sent::Error| match error {
             sent::Error::Program(error) => upload::exit_code(error),
             _ => exit::WRONG,
         });
-        submit.or(find).or(request).or(access).or(store).or(program).or(sent)
+        submit.or(find).or(request).or(access).or(store).or(unshown).or(program).or(sent)
     });
     // What was added as context is no link of the chain.
     let wrong = error.is::<Usage>()

@@ -1,13 +1,15 @@
 //! How is an application?
 
-use k8s_backend::applications::{self, FindError, Wall, ago, find, see};
+use k8s_backend::applications::{self, Wall, ago, see};
+use k8s_backend::request::RequestError;
 use model::exit;
 use serde::Serialize;
 
-use super::connection::{Connection, connect};
+use super::connection::Connection;
+use super::found::{Found, find};
+use super::history::Past;
 use super::output::{Format, json, line, table};
 use super::told::{Told, told};
-use super::{history, store};
 
 /// Flags of `vonk status`.
 #[derive(Debug, clap::Args)]
@@ -26,12 +28,13 @@ pub(crate) struct Status {
 impl Status {
     pub(crate) async fn run(self) -> Result<u8, anyhow::Error> {
         let config = self.connection.config()?;
-        let cluster = connect(&config).await?;
-        let now = Wall::now();
-        let root = match find(&cluster, &self.app).await {
-            Ok(root) => root,
-            Err(unknown @ FindError::Unknown { .. }) => return past(&config, &self.app, self.output, unknown).await,
-            Err(error) => return Err(error.into()),
+        let (cluster, root) = match find(&config, &self.app).await? {
+            Found::There { cluster, root } => (cluster, *root),
+            Found::Past(past) => return Ok(of_store(*past, self.output)),
+            Found::Away { past, why } => {
+                eprintln!("the cluster cannot be asked, and this is what the store knows: {why:#}");
+                return Ok(of_store(*past, self.output));
+            }
         };
         let app = root.app();
         let told = async {
@@ -40,8 +43,13 @@ impl Status {
                 None => None,
             }
         };
-        let (seeing, told) = tokio::join!(see(&cluster, root), told);
-        if let Some(status) = seeing?.status(cluster.namespace(), now) {
+        let seeing = async {
+            let mut seeing = see(&cluster, root).await?;
+            seeing.look_up_events(&cluster).await;
+            Ok::<_, RequestError>(seeing)
+        };
+        let (seeing, told) = tokio::join!(seeing, told);
+        if let Some(status) = seeing?.status(cluster.namespace(), Wall::now()) {
             match self.output {
                 Format::Json => json(&Whole { status, told }),
                 Format::Text => {
@@ -62,19 +70,8 @@ struct Whole<T> {
     told: Option<Told>,
 }
 
-/// An application of which only the store knows.
-async fn past(
-    config: &crate::config::Config,
-    app: &str,
-    output: Format,
-    unknown: FindError,
-) -> Result<u8, anyhow::Error> {
-    let found = match store::open(config) {
-        Ok(store) => history::find(&store, app).await?,
-        // Without a store the cluster's answer is the last one.
-        Err(_) => None,
-    };
-    let Some(past) = found else { return Err(unknown.into()) };
+/// An application of which only the store is asked.
+fn of_store(past: Past, output: Format) -> u8 {
     let application = past.application(Wall::now());
     let told = past.told.map(Told::new);
     match output {
@@ -85,7 +82,7 @@ async fn past(
             told.iter().for_each(|told| line(&told.text(&[])));
         }
     }
-    Ok(exit::DONE)
+    exit::DONE
 }
 
 fn text(status: &applications::Status) -> String {

@@ -113,6 +113,8 @@ pub(super) mod tests {
             name: "nightly".into(),
             master: "k8s://".into(),
             submitted: true,
+            namespace: Some("team-a".into()),
+            root: Some("vonk-a".into()),
             began_unix_ms: 0,
             written_unix_ms: 60_000,
             executors: vec![ExecutorLine { executor: "e1".into(), place: "node-a".into() }],

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use driver::Executable;
-use k8s_backend::config as keys;
 use object_store::ObjectStoreExt;
 
 use super::Usage;
 use super::store::Store;
 use super::submit::Program;
 use crate::config::Config;
-use crate::kubernetes::{program, start};
+use crate::kubernetes::program;
 
 /// A program that pods can fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub(crate) struct Uploaded {
 pub(crate) async fn program(config: &Config, store: Option<&Store>, path: &Path) -> Result<Uploaded, anyhow::Error> {
     let values = config.values();
     let needs = program::needs(path)?;
-    needs.suit(path, keys::IMAGE.value(values), start::glibc(values)?)?;
+    program::Image::read(values)?.suits(path, &needs)?;
     let executable = Executable::at(path);
     let hash = tokio::task::spawn_blocking(move || executable.hash()).await.context("hash the program")??;
     if let Some(store) = store {
