@@ -178,10 +178,17 @@ pub async fn read(store: &dyn ObjectStore, root: &Path, app: AppId) -> Result<Op
     }
 }
 
-/// Adds with which code the program has ended, and why if it says so. Of an application that has told nothing, nothing is
-/// told. Gives up after a few seconds.
-pub async fn note_end(store: &dyn ObjectStore, root: &Path, app: AppId, exit_code: i32, error: Option<String>) {
-    note(store, root, app, (exit_code, error), |_| true).await;
+/// Adds with which code the program has ended, and why if it says so, unless a driver of a later epoch than this has told
+/// how it is. Of an application that has told nothing, nothing is told. Gives up after a few seconds.
+pub async fn note_end(
+    store: &dyn ObjectStore,
+    root: &Path,
+    (app, epoch): (AppId, Option<Epoch>),
+    exit_code: i32,
+    error: Option<String>,
+) {
+    let is_ours = |told: &Standing| epoch.is_none_or(|epoch| told.epoch <= epoch);
+    note(store, root, app, (exit_code, error), is_ours).await;
 }
 
 /// The same for others than the driver, who know it only from outside: what the driver's pod has told stays.
@@ -192,7 +199,8 @@ pub async fn note_end_if_unknown(
     exit_code: i32,
     error: Option<String>,
 ) {
-    note(store, root, app, (exit_code, error), |end| end.is_none_or(|end| end.exit_code.is_none())).await;
+    let is_news = |told: &Standing| told.end.as_ref().is_none_or(|end| end.exit_code.is_none());
+    note(store, root, app, (exit_code, error), is_news).await;
 }
 
 async fn note(
@@ -200,11 +208,11 @@ async fn note(
     root: &Path,
     app: AppId,
     (exit_code, error): (i32, Option<String>),
-    is_news: impl Fn(Option<&End>) -> bool,
+    is_news: impl Fn(&Standing) -> bool,
 ) {
     let noted = async {
         let Some(mut standing) = read(store, root, app).await? else { return Ok(()) };
-        if !is_news(standing.end.as_ref()) {
+        if !is_news(&standing) {
             return Ok(());
         }
         let now = unix_ms();
@@ -295,6 +303,8 @@ pub struct Teller {
     known: Arc<Mutex<Known>>,
     news: watch::Receiver<()>,
     ended: CancellationToken,
+    /// Which later driver has told how it is.
+    later: watch::Sender<Option<Epoch>>,
 }
 
 /// Whose standing it is.
@@ -327,7 +337,7 @@ pub fn standing(store: Arc<dyn ObjectStore>, root: Path, who: Who) -> (Box<dyn O
     let known = Arc::<Mutex<Known>>::default();
     let ((sender, news), ended) = (watch::channel(()), CancellationToken::new());
     let feed = Feed { known: Arc::clone(&known), news: sender, ended: ended.clone() };
-    (Box::new(feed), Teller { store, root, who, owner: None, known, news, ended })
+    (Box::new(feed), Teller { store, root, who, owner: None, known, news, ended, later: watch::Sender::default() })
 }
 
 impl Teller {
@@ -337,7 +347,31 @@ impl Teller {
         Self { owner, ..self }
     }
 
-    /// Runs until the observer is dropped. What cannot be written is logged, and written next time.
+    /// Resolves with the epoch of a driver that has taken this one's place, as it tells itself; never, if none has. Only of a
+    /// driver that was submitted there can be another: a node that is taken for lost may run on.
+    pub fn superseded(&self) -> impl Future<Output = Epoch> + Send + use<> {
+        let mut later = self.later.subscribe();
+        async move {
+            let epoch = later.wait_for(Option::is_some).await.ok().and_then(|epoch| *epoch);
+            match epoch {
+                Some(epoch) => epoch,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Tells once, unless a later driver has told: then gives its epoch.
+    async fn tell(&self) -> Result<Option<Epoch>, Error> {
+        if self.who.submitted
+            && let Some(told) = read(&*self.store, &self.root, self.who.app).await?
+            && told.epoch > self.who.epoch
+        {
+            return Ok(Some(told.epoch));
+        }
+        write(&*self.store, &self.root, &self.standing()).await.map(|()| None)
+    }
+
+    /// Runs until the observer is dropped, or a later driver tells. What cannot be written is logged, and written next time.
     ///
     /// # Cancellation
     /// What is in the store stays as it is.
@@ -347,8 +381,12 @@ impl Teller {
             if let Ok(Err(_closed)) = timeout(EVERY, self.news.changed()).await {
                 return;
             }
-            let why = match timeout(WITHIN, write(&*self.store, &self.root, &self.standing())).await {
-                Ok(Ok(())) => None,
+            let why = match timeout(WITHIN, self.tell()).await {
+                Ok(Ok(None)) => None,
+                Ok(Ok(later)) => {
+                    self.later.send_replace(later);
+                    return;
+                }
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_elapsed) => Some("it is too slow".to_owned()),
             };
@@ -482,6 +520,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_driver_whose_place_is_taken_hears_of_it_and_tells_no_more() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let root = Path::from("root");
+        let teller = |epoch| standing(Arc::clone(&store), root.clone(), Who { epoch: Epoch(epoch), ..who() });
+        let (mut first, tells) = teller(1);
+        first.observe(&begun());
+        let (superseded, mut tells) = (tells.superseded(), Box::pin(tells.run()));
+        assert!(timeout(Duration::from_secs(2), &mut tells).await.is_err());
+        let (mut second, also_tells) = teller(2);
+        second.observe(&begun());
+        assert!(timeout(Duration::from_secs(2), also_tells.run()).await.is_err());
+        timeout(EVERY * 2, tells).await.expect("it hears of it");
+        assert_eq!(superseded.await, Epoch(2));
+        note_end(&*store, &root, (APP, Some(Epoch(1))), 69, None).await;
+        let told = read(&*store, &root, APP).await.unwrap().unwrap();
+        assert_eq!((told.epoch, told.end), (Epoch(2), None), "the second's is its own");
+        note_end(&*store, &root, (APP, Some(Epoch(2))), 0, None).await;
+        note_end_if_unknown(&*store, &root, APP, 69, None).await;
+        assert_eq!(read(&*store, &root, APP).await.unwrap().unwrap().end.unwrap().exit_code, Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_driver_tells_how_it_goes_and_how_it_ended() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let root = Path::from("root");
@@ -518,13 +578,13 @@ mod tests {
         let told = read(&*store, &root, APP).await.unwrap().unwrap();
         assert_eq!((told.word(), told.end.unwrap().unix_ms), ("ended", 10_000));
         assert_eq!((told.namespace.as_deref(), told.root.as_deref()), (Some("team-a"), Some("vonk-a")));
-        note_end(&*store, &root, APP, 3, Some("no".into())).await;
+        note_end(&*store, &root, (APP, Some(Epoch(1))), 3, Some("no".into())).await;
         let told = read(&*store, &root, APP).await.unwrap().unwrap();
         assert_eq!(
             (told.word(), told.end.unwrap()),
             ("failed", End { unix_ms: 10_000, error: Some("no".into()), exit_code: Some(3) })
         );
-        note_end(&*store, &root, AppId(8), 0, None).await;
+        note_end(&*store, &root, (AppId(8), None), 0, None).await;
         assert_eq!(read(&*store, &root, AppId(8)).await.unwrap(), None, "who has told nothing has begun nothing");
     }
 

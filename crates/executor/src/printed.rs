@@ -38,8 +38,8 @@ const LOCK_TRIES: u32 = 1_000;
 /// What was printed a moment ago has been passed on after so many milliseconds, unless nobody takes it.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// So often others are let run while stdout has something, before stderr has its turn: as often stdout is emptied.
-const STDOUT_FIRST: u32 = 100;
+/// So many times stderr waits a millisecond while stdout has something: it is emptied meanwhile, unless more and more comes.
+const STDOUT_FIRST: u32 = 50;
 
 /// The end of what a process prints, kept by whoever started it.
 #[derive(Debug)]
@@ -204,7 +204,7 @@ pub async fn pass_on(pipe: OwnedFd, which: Pipe, printed: &Printed, mut to: impl
             if which == Pipe::Stdout || !printed.stdout_waits() {
                 break;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         match printed.take(&from, &mut buffer, &mut line) {
             Ok(0) => return Ok(()),

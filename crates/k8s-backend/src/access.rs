@@ -268,18 +268,26 @@ impl Cluster {
     /// # Errors
     /// The API server does not say.
     pub async fn missing(&self, part: Part) -> Result<Vec<Rule>, AccessError> {
-        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client());
         let mut missing = Vec::new();
         for rule in part.rules().iter().flat_map(Rule::each) {
-            let review = review(&rule, self.namespace());
-            let answered = within(reviews.create(&PostParams::default(), &review)).await;
-            let status = answered
-                .map_err(|answer| AccessError::Unreachable { url: self.shared.url.clone(), why: answer.message })?;
-            if !status.status.is_some_and(|status| status.allowed) {
+            if !self.may(&rule).await? {
                 missing.push(rule);
             }
         }
         Ok(joined(missing))
+    }
+
+    /// Whether this may be done in this namespace: the first verb to the first resource of a rule.
+    ///
+    /// # Errors
+    /// The API server does not say.
+    pub async fn may(&self, rule: &Rule) -> Result<bool, AccessError> {
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client());
+        let review = review(rule, self.namespace());
+        let answered = within(reviews.create(&PostParams::default(), &review)).await;
+        let answer = answered
+            .map_err(|answer| AccessError::Unreachable { url: self.shared.url.clone(), why: answer.message })?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
     }
 }
 

@@ -64,7 +64,7 @@ impl Standing {
 #[must_use]
 pub fn standing_with(job: &Job, pod: Option<&Seen>) -> Standing {
     match standing(job) {
-        Standing::Starting if pod.is_some_and(Seen::runs) => Standing::Running,
+        Standing::Starting if pod.is_some_and(|pod| pod.runs() && !pod.deleted) => Standing::Running,
         standing => standing,
     }
 }
@@ -101,11 +101,22 @@ pub struct End {
     pub code: u8,
     /// Why, in one sentence; empty if all is well.
     pub why: String,
+    /// Job or pods have told it. Otherwise whoever followed them has given up, and the application may go on.
+    #[serde(skip)]
+    pub told: bool,
 }
 
 impl End {
-    fn new(code: u8, why: impl Into<String>) -> Self {
-        Self { code, why: why.into() }
+    /// Told by Job or pods.
+    #[must_use]
+    pub fn new(code: u8, why: impl Into<String>) -> Self {
+        Self { code, why: why.into(), told: true }
+    }
+
+    /// Nothing is heard of it.
+    #[must_use]
+    pub fn unheard(code: u8, why: impl Into<String>) -> Self {
+        Self { told: false, ..Self::new(code, why) }
     }
 
     /// Its Job was deleted.
@@ -414,7 +425,7 @@ pub(crate) mod tests {
             ("vanished", pod("{phase: Running}")),
         ];
         let lines = rows.map(|(row, pod)| {
-            let End { code, why } = end(&failed("PodFailurePolicy"), &[pod]).unwrap();
+            let End { code, why, .. } = end(&failed("PodFailurePolicy"), &[pod]).unwrap();
             format!("{row}: {code}: {why}")
         });
         insta::assert_snapshot!(lines.join("\n"));
@@ -444,6 +455,8 @@ pub(crate) mod tests {
         let unready = pod(unready);
         assert_eq!(standing_with(&job("{active: 1, ready: 0}"), Some(&unready)), Standing::Running);
         assert_eq!(standing_with(&failed("x"), Some(&unready)), Standing::Failed);
+        let lost = Seen { deleted: true, ..unready };
+        assert_eq!(standing_with(&job("{active: 1, ready: 0}"), Some(&lost)), Standing::Starting, "on a dead node");
         let mut queued = job("{}");
         queued.spec.as_mut().unwrap().suspend = Some(true);
         assert_eq!(standing(&queued), Standing::Queued);

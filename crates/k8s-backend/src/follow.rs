@@ -304,12 +304,12 @@ impl<'a> Following<'a> {
         match trouble {
             Trouble::Refused(why) if since.elapsed() > REFUSED_FOR => {
                 let why = format!("cannot follow the application, which may go on: {why}");
-                Some(End { code: exit::REFUSED, why })
+                Some(End::unheard(exit::REFUSED, why))
             }
             Trouble::Away | Trouble::Refused(_) if unheard > AWAY_FOR => {
                 let seconds = unheard.as_secs();
                 let why = format!("the API server has not answered for {seconds} s; the application may go on");
-                Some(End { code: exit::LOST, why })
+                Some(End::unheard(exit::LOST, why))
             }
             Trouble::Away | Trouble::Refused(_) => None,
         }

@@ -22,11 +22,17 @@ const WATCH_SECONDS: u32 = 60;
 /// A stream of events that has ended is begun anew after so long.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a pod's containers may take to end if nobody says.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// Why an application is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Over {
     /// The driver's pod is being deleted: it is told to end, and need say nothing.
-    Deleted,
+    Deleted {
+        /// Its node has told it, and ended it, within this time; or its node is not well.
+        within: Duration,
+    },
     /// Somebody has removed the application of a driver that is no pod: it is told to end. In a sentence.
     Killed(String),
     /// Nothing owns what the driver makes any more. In a sentence.
@@ -93,8 +99,8 @@ impl OwnPod {
                     self.judge(&pod.metadata)
                 }
                 Ok(Event::Apply(pod)) => self.judge(&pod.metadata),
-                Ok(Event::InitDone) => (!listed).then_some(Over::Deleted),
-                Ok(Event::Delete(_)) => Some(Over::Deleted),
+                Ok(Event::InitDone) => (!listed).then_some(deleted(None)),
+                Ok(Event::Delete(pod)) => Some(deleted(Some(&pod.metadata))),
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "watch the driver's own pod");
                     None
@@ -110,12 +116,18 @@ impl OwnPod {
     /// What a pod of this name, as it is now, says.
     fn judge(&self, pod: &ObjectMeta) -> Option<Over> {
         if pod.uid.as_ref() != Some(&self.uid) || pod.deletion_timestamp.is_some() {
-            return Some(Over::Deleted);
+            return Some(deleted(Some(pod)));
         }
         let owned = pod.owner_references.iter().flatten().any(|owner| owner.uid == self.root.uid);
         let why = || format!("application was removed: its Job {} is gone", self.root.name);
         (!owned).then(|| Over::Removed(why()))
     }
+}
+
+/// The pod is gone or goes, as it was seen last.
+fn deleted(pod: Option<&ObjectMeta>) -> Over {
+    let grace = pod.and_then(|pod| pod.deletion_grace_period_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+    Over::Deleted { within: grace.map_or(GRACE, Duration::from_secs) }
 }
 
 #[cfg(test)]
@@ -141,6 +153,10 @@ mod tests {
     }
 
     /// One answer that was none, and a driver ended with 78: no Job had made its pod.
+    fn deleted_within(seconds: u64) -> Over {
+        Over::Deleted { within: Duration::from_secs(seconds) }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_stumbles_is_asked_again() {
         let asked = std::sync::atomic::AtomicUsize::new(0);
@@ -187,8 +203,10 @@ mod tests {
             own_pod().judge(&made(pod))
         };
         assert_eq!(judge(json!({})), None);
-        assert_eq!(judge(json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" })), Some(Over::Deleted));
-        assert_eq!(judge(json!({ "uid": "of another" })), Some(Over::Deleted));
+        assert_eq!(judge(json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" })), Some(deleted_within(30)));
+        let longer = json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 90 });
+        assert_eq!(judge(longer), Some(deleted_within(90)));
+        assert_eq!(judge(json!({ "uid": "of another" })), Some(deleted_within(30)));
         let removed = Over::Removed("application was removed: its Job vonk-a is gone".into());
         assert_eq!(judge(json!({ "ownerReferences": [] })), Some(removed));
     }

@@ -5,7 +5,6 @@
 mod room;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{LimitRange, Namespace, Pod, ResourceQuota, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -19,7 +18,7 @@ use crate::names::Role;
 use crate::pod::ExecutorPods;
 use crate::refusal::{Answer, Request, Verdict, judge};
 use crate::request::{RequestError, insist};
-use crate::rights::{self, Part, Subject, yaml};
+use crate::rights::{self, Part, Rule, Subject, yaml};
 use crate::template::weakens_restricted;
 use room::{Asked, filled, judge_limits, judge_quotas};
 
@@ -111,7 +110,8 @@ async fn looked(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>, AccessErro
     }
     let pods: Api<Pod> = cluster.api();
     // Who submits needs no right to make pods, and may have it.
-    checks.push(match plan.part == Part::Submitter && !may_create_pods(cluster).await {
+    let create = Rule { group: "", resources: vec!["pods"], verbs: vec!["create"] };
+    checks.push(match plan.part == Part::Submitter && !cluster.may(&create).await? {
         true => Check::new("executor", Outcome::Skipped, "a submitter makes no pods: the driver does"),
         false => trial("executor", within(pods.create(&dry(), &executor)).await.err()),
     });
@@ -242,21 +242,6 @@ async fn quotas(cluster: &Cluster, asked: &[Asked]) -> Check {
         Ok(quotas) => judge_quotas(&quotas.items, asked),
         Err(_) => Check::new("quotas", Outcome::Skipped, "we may not list them; pods beyond one wait"),
     }
-}
-
-/// Whether we may make a pod, and so may ask what would be said to it.
-async fn may_create_pods(cluster: &Cluster) -> bool {
-    let pods = ResourceAttributes {
-        namespace: Some(cluster.namespace().to_owned()),
-        resource: Some("pods".to_owned()),
-        verb: Some("create".to_owned()),
-        ..ResourceAttributes::default()
-    };
-    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(pods), non_resource_attributes: None };
-    let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client());
-    let answered = within(reviews.create(&PostParams::default(), &review)).await;
-    answered.is_ok_and(|review| review.status.is_some_and(|status| status.allowed))
 }
 
 /// What the API server says to something that it would create.

@@ -160,7 +160,7 @@ impl Seen {
         self.waiting = init.chain(containers).filter_map(waiting).collect();
     }
 
-    /// Whether the container `vonk` runs and nobody ends it.
+    /// Whether the container `vonk` runs, as far as its node has told.
     #[must_use]
     pub fn runs(&self) -> bool {
         self.container == Container::Running && matches!(self.phase, Phase::Pending | Phase::Running)

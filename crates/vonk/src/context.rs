@@ -340,13 +340,14 @@ impl Context {
                 cluster,
                 io.clone(),
             )?;
+            let superseded = history.as_ref().map(History::superseded);
             let history = history.map(|history| history.begin(&io, Arc::clone(&store), root.clone(), owner));
             let rdd = RddContext::new(Arc::clone(&driver) as Arc<dyn JobRunner>, store, root, io, values)?;
             let shared =
                 Arc::new(Shared { driver, terminal, progress, started: began, history, _own: [own, own_files] });
-            Ok((rdd, shared))
+            Ok((rdd, shared, superseded))
         })();
-        let (rdd, shared) = match assembled {
+        let (rdd, shared, superseded) = match assembled {
             Ok(assembled) => assembled,
             Err(error) => {
                 // What was made for executors goes with them.
@@ -366,6 +367,12 @@ impl Context {
             store_url,
             settings: values.clone(),
         });
+        let killed = match superseded {
+            Some(superseded) => {
+                futures::future::select(killed, superseded).map(|either| either.factor_first().0).boxed()
+            }
+            None => killed,
+        };
         // A signal that has come already finds an application to stop.
         let _ = started.send(Started { shared: Arc::downgrade(&shared), killed });
         Ok(Self {

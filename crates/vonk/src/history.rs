@@ -12,6 +12,8 @@ use driver::Observer;
 use driver::printed;
 use driver::standing::{self, Owner, Who};
 use executor::printed::{OF_DRIVER, Printed};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use model::backend::KeepPrinted;
 use object_store::path::Path;
 use object_store::{ObjectStore, PutMode};
@@ -73,6 +75,12 @@ impl History {
         self.said.as_ref()?.printed.clone()
     }
 
+    /// Resolves with a sentence once another driver has taken this one's place.
+    pub(crate) fn superseded(&self) -> BoxFuture<'static, String> {
+        let superseded = self.standing.superseded();
+        superseded.map(|epoch| format!("another driver has taken this one's place, of epoch {epoch}")).boxed()
+    }
+
     /// Begins to write, also what owns the application in its cluster.
     pub(crate) fn begin(self, io: &Handle, store: Arc<dyn ObjectStore>, root: Path, owner: Option<Owner>) -> Writers {
         let Self { events, standing, said, .. } = self;
@@ -130,7 +138,8 @@ pub(crate) fn note_end(code: u8, report: Option<String>) {
         if let (Ok(runtime), Ok((store, root))) = (runtime, shuffle::store::open(&said.store_url)) {
             runtime.block_on(async {
                 let error = report.as_deref().map(in_a_line);
-                standing::note_end(&*store, &root, said.who.app, i32::from(code), error).await;
+                let who = (said.who.app, Some(said.who.epoch));
+                standing::note_end(&*store, &root, who, i32::from(code), error).await;
                 if let (Some(report), Some(printed)) = (report, &said.printed) {
                     let _ = printed.add(format!("{report}\n").as_bytes());
                     said.keep(&*store, &root).await;

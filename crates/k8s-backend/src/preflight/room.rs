@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, LimitRange, LimitRangeItem, Pod, ResourceQuota, ResourceQuotaSpec};
+use k8s_openapi::api::core::v1::{
+    Container, LimitRange, LimitRangeItem, Pod, PodSpec, ResourceQuota, ResourceQuotaSpec,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::{Check, Outcome};
@@ -276,11 +278,17 @@ fn default_of<'a>(item: &'a LimitRangeItem, resource: &str) -> Option<&'a Quanti
     item.default.as_ref().filter(|_| item.type_ == "Container")?.get(resource)
 }
 
-/// A pod with what LimitRanges give to containers that do not say it.
+/// A pod with what the API server and LimitRanges give to containers that do not say it.
 pub(super) fn filled(pod: &Pod, ranges: &[LimitRange]) -> Pod {
     let mut pod = pod.clone();
-    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+    let Some(spec) = &mut pod.spec else { return pod };
+    for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
         let resources = container.resources.get_or_insert_default();
+        // Before anybody looks: who says its limits alone requests them.
+        for (name, quantity) in resources.limits.iter().flatten() {
+            let requests = resources.requests.get_or_insert_default();
+            requests.entry(name.clone()).or_insert_with(|| quantity.clone());
+        }
         for (_, item) in items(ranges).filter(|(_, item)| item.type_ == "Container") {
             for (given, said) in
                 [(&item.default, &mut resources.limits), (&item.default_request, &mut resources.requests)]
@@ -295,7 +303,7 @@ pub(super) fn filled(pod: &Pod, ranges: &[LimitRange]) -> Pod {
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
-    pod.spec.iter().flat_map(|spec| &spec.containers)
+    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
 }
 
 /// What a container requests, and to what it is limited: `requests.cpu`, `limits.memory`.
@@ -311,11 +319,21 @@ fn said_by(container: &Container) -> BTreeMap<String, f64> {
     each.collect()
 }
 
-/// The sums over a pod's containers, and the pod itself.
+/// What a pod takes, and the pod itself: the sum over containers that run beside each other, or what one that runs before them
+/// takes, if that is more.
 fn amounts(pod: &Pod) -> BTreeMap<String, f64> {
     let mut amounts = BTreeMap::from([("pods".to_owned(), 1.0)]);
-    for (resource, amount) in containers(pod).flat_map(said_by) {
+    let before = |container: &&Container| {
+        let is_init = |spec: &PodSpec| spec.init_containers.iter().flatten().any(|init| init.name == container.name);
+        pod.spec.as_ref().is_some_and(is_init) && container.restart_policy.as_deref() != Some("Always")
+    };
+    let (before, beside): (Vec<_>, Vec<_>) = containers(pod).partition(before);
+    for (resource, amount) in beside.into_iter().flat_map(said_by) {
         *amounts.entry(resource).or_default() += amount;
+    }
+    for (resource, amount) in before.into_iter().flat_map(said_by) {
+        let most = amounts.entry(resource).or_default();
+        *most = most.max(amount);
     }
     amounts
 }
@@ -406,6 +424,24 @@ mod tests {
         let filled = asked(executor()).map(|asked| Asked { pod: filled(&asked.pod, &ranges), ..asked });
         let judged = judge_quotas(&[quota("{}", "{limits.cpu: '40', requests.cpu: '40'}", "{}")], &filled);
         assert_eq!(said(&judged), "Warning: q leaves 40 of limits.cpu, and 44 is asked for");
+    }
+
+    #[test]
+    fn limits_alone_are_requests_and_what_runs_before_the_others_counts_if_it_is_more() {
+        let mut pod = executor();
+        let spec = pod.spec.as_mut().unwrap();
+        let container = |text: &str| manifest::read(text).unwrap();
+        spec.containers
+            .push(container("{name: beside, image: a, resources: {limits: {cpu: '1', nvidia.com/gpu: '1'}}}"));
+        let before = "{name: before, image: a, resources: {requests: {cpu: '7'}}}";
+        let sidecar = "{name: sidecar, image: a, restartPolicy: Always, resources: {requests: {cpu: '2'}}}";
+        spec.init_containers = Some(vec![container(before), container(sidecar)]);
+        let amounts = amounts(&filled(&pod, &[]));
+        assert_eq!(amounts["requests.nvidia.com/gpu"], 1.0);
+        assert_eq!(amounts["requests.cpu"], 7.0, "{amounts:?}");
+        let quota = [quota("{}", "{limits.cpu: '100'}", "{}")];
+        let says = said(&judge_quotas(&quota, &asked(filled(&pod, &[]))[..1]));
+        assert!(says.contains("it for before in the executor's template"), "{says}");
     }
 
     #[test]

@@ -161,7 +161,7 @@ async fn what_a_driver_prints_arrives_and_its_exit_code_too() {
     assert!(said.iter().any(|text| text.contains("runs on node")), "{said:?}");
 
     let done = place.submit(place.submission("exit 0", &[])).await;
-    assert_eq!(place.follow(&done).await.0, End { code: exit::DONE, why: String::new() });
+    assert_eq!(place.follow(&done).await.0, End::new(exit::DONE, ""));
     // Whoever comes later hears the same, whichever of Job and pods it sees first.
     for _ in 0..5 {
         let again = place.follow(&submitted).await;
@@ -235,7 +235,7 @@ async fn every_way_to_lose_a_driver_has_its_code() {
     let (followed, _) = tokio::join!(place.follow(&submitted), async {
         pods.delete(&name, &DeleteParams::default()).await.unwrap();
     });
-    assert_eq!(followed.0, End { code: exit::LOST, why: "driver pod was deleted".into() });
+    assert_eq!(followed.0, End::new(exit::LOST, "driver pod was deleted"));
     // Evicted.
     let submitted = place.submit(place.submission(sleeps, &[])).await;
     let name = place.running(&submitted).await.metadata.name.unwrap();
@@ -247,10 +247,7 @@ async fn every_way_to_lose_a_driver_has_its_code() {
     // Out of memory.
     let submitted = place.submit(place.submission("busybox tail /dev/zero", &[])).await;
     let (end, ..) = place.follow(&submitted).await;
-    assert_eq!(
-        end,
-        End { code: exit::FAILED, why: "the driver exceeded its memory limit of 64 MiB: raise --driver-memory".into() }
-    );
+    assert_eq!(end, End::new(exit::FAILED, "the driver exceeded its memory limit of 64 MiB: raise --driver-memory"));
     // Killed, and its last words are heard.
     let submitted = place.submit(place.submission(sleeps, &[])).await;
     place.running(&submitted).await;

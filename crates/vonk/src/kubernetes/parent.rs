@@ -173,7 +173,7 @@ impl Program {
         let mut so_far = JoinSet::new();
         let mut keeping = interval(KEPT_EVERY);
         keeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut kept = self.printed.total();
+        let (mut kept, mut told_to_end) = (self.printed.total(), false);
         let status = loop {
             tokio::select! {
                 status = self.child.wait() => break status,
@@ -184,14 +184,19 @@ impl Program {
                         so_far.spawn(keep(who.clone(), self.printed.kept().unwrap_or_default()));
                     }
                 }
-                Some(_) = so_far.join_next() => {}
+                Some(_) = so_far.join_next() => if std::mem::take(&mut told_to_end) {
+                    so_far.spawn(keep(who.clone(), self.printed.kept().unwrap_or_default()));
+                },
                 Some(signal) = self.signals.recv() => {
                     // It may have ended this moment.
                     let _ = kill(self.pid, signal);
                     // Who is told to end may be killed before it has ended: a driver that ends waits 2 s for its executors.
                     let named = who.who != Who::Driver || pod::told_epoch().is_some();
-                    if signal == Signal::SIGTERM && named && so_far.is_empty() {
-                        so_far.spawn(keep(who.clone(), self.printed.kept().unwrap_or_default()));
+                    match (signal == Signal::SIGTERM && named, so_far.is_empty()) {
+                        (true, true) => drop(so_far.spawn(keep(who.clone(), self.printed.kept().unwrap_or_default()))),
+                        // Once the one that is under way has arrived: the last one stays.
+                        (true, false) => told_to_end = true,
+                        (false, _) => {}
                     }
                 }
             }
@@ -234,7 +239,7 @@ async fn note_end(who: &Kept, code: i32) {
         return;
     }
     if let Ok((store, root)) = shuffle::store::open(&who.store) {
-        driver::standing::note_end(&*store, &root, who.app, code, None).await;
+        driver::standing::note_end(&*store, &root, (who.app, pod::told_epoch()), code, None).await;
     }
 }
 

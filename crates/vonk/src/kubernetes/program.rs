@@ -158,8 +158,24 @@ impl Image {
             value: text.to_owned(),
             want: "want a version such as 2.36".to_owned(),
         })?;
-        let architectures = IMAGE_ARCH.value(values).split(',').map(|name| name.trim().to_owned()).collect();
+        let text = IMAGE_ARCH.value(values);
+        let architectures: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        if !architectures.iter().all(|name| ["amd64", "arm64"].contains(&name.as_str())) {
+            return Err(InvalidSetting {
+                key: IMAGE_ARCH.key.to_owned(),
+                value: text.to_owned(),
+                want: "want amd64, arm64, or both with a comma between them".to_owned(),
+            });
+        }
         Ok(Self { name: IMAGE.value(values).to_owned(), glibc, architectures })
+    }
+
+    /// The machine that pods of the image's own programs must have; none if any will do.
+    pub(crate) fn only_for(&self) -> Option<&str> {
+        match &self.architectures[..] {
+            [only] => Some(only),
+            _ => None,
+        }
     }
 
     /// Whether it runs a program of this path.
@@ -301,8 +317,11 @@ mod tests {
         assert_eq!(suits(image(std::slice::from_ref(&same))), Ok(()));
         let refused = suits(image(&[("k8s.image_glibc", "2.2".into())])).unwrap_err();
         assert!(refused.contains("it needs glibc") && refused.contains("k8s.image_glibc"), "{refused}");
-        let refused = suits(image(&[same, ("k8s.image_arch", "riscv64".into())])).unwrap_err();
-        assert!(refused.contains("is for riscv64; build it for the nodes"), "{refused}");
+        let other = if needs.architecture == "amd64" { "arm64" } else { "amd64" };
+        let refused = suits(image(&[same, ("k8s.image_arch", other.into())])).unwrap_err();
+        assert!(refused.contains(&format!("is for {other}; build it for the nodes")), "{refused}");
+        let wrong = [("k8s.image_arch".to_owned(), "x86_64".to_owned())].into_iter().collect();
+        assert!(Image::read(&wrong).unwrap_err().to_string().contains("want amd64"));
     }
 
     #[test]

@@ -35,8 +35,9 @@ use crate::context::{Backend, DriverParts, StartError};
 /// What is being made when a signal comes may take so long: a request or two.
 const MADE_WITHIN: Duration = Duration::from_secs(5);
 
-/// A driver whose pod is deleted hears SIGTERM at once, and SIGKILL after 30 s, if its node is well.
-const TOLD_WITHIN: Duration = Duration::from_secs(35);
+/// A driver whose pod is deleted hears SIGTERM, and SIGKILL when the pod's grace is over, and so much later if its node is
+/// well.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why an application cannot start on Kubernetes.
 #[derive(Debug, thiserror::Error)]
@@ -196,8 +197,8 @@ impl Root {
         let killed = async move {
             match over.await {
                 Over::Killed(why) => why,
-                Over::Deleted => {
-                    sleep(TOLD_WITHIN).await;
+                Over::Deleted { within } => {
+                    sleep(within + TOLD_WITHIN).await;
                     "the driver's pod was deleted, and its node has not told it to end".to_owned()
                 }
                 Over::Removed(_) => std::future::pending().await,
@@ -365,7 +366,7 @@ impl ClusterBackend for Pods {
 fn refusal(over: &Over) -> Option<ClusterEvent> {
     match over {
         Over::Removed(why) => Some(ClusterEvent::Refused { why: why.clone() }),
-        Over::Deleted | Over::Killed(_) => None,
+        Over::Deleted { .. } | Over::Killed(_) => None,
     }
 }
 

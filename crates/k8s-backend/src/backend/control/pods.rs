@@ -158,7 +158,11 @@ impl Control {
     async fn on_seen(&mut self, seen: Seen) {
         let now = self.now();
         let n = seen.executor.0;
-        if seen.epoch != self.pods.epoch || self.finished.contains(&n) {
+        if seen.epoch > self.pods.epoch {
+            // Of a driver that has taken our place.
+            return;
+        }
+        if seen.epoch < self.pods.epoch || self.finished.contains(&n) {
             // Of a driver before us, or of an executor that everybody was told is lost.
             if !seen.deleted {
                 let api = self.api();

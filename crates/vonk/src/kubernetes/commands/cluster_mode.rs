@@ -32,6 +32,7 @@ use super::submit::{DryRun, OnSignal, Order, Program};
 use super::{Usage, history, shipped, upload};
 use crate::attached::listed;
 use crate::config::{Config, LOG};
+use crate::kubernetes::program::Image;
 use crate::kubernetes::sent;
 
 /// A driver that was told to end has 30 s for it; a little more for the news of it.
@@ -68,7 +69,7 @@ pub(crate) async fn run(order: Order) -> Result<u8, anyhow::Error> {
         Some(Known::Past(past)) => {
             let (app, code) = (past.app.clone(), past.code());
             say_submitted(&order, &app, cluster.namespace(), true);
-            return Ok(ended(&order, &app, &End { code, why: past.end.flatten().unwrap_or_default() }));
+            return Ok(ended(&order, &app, &End::new(code, past.end.flatten().unwrap_or_default())));
         }
         None => match Box::pin(make(&cluster, &store, &order, &mut signals)).await? {
             Made::Submitted(submitted, received) => (submitted, received),
@@ -201,7 +202,7 @@ async fn stay(
         tokio::select! {
             end = &mut following => {
                 // A driver that was killed with its whole pod could not say so itself.
-                if end.code != exit::DONE {
+                if end.told && end.code != exit::DONE {
                     let why = Some(end.why.clone());
                     driver::standing::note_end_if_unknown(&*store.objects, &store.root, app, end.code.into(), why).await;
                 }
@@ -344,10 +345,13 @@ async fn submission(
         }
         Program::Stored { url, .. } => return Err(Usage(format!("run {url}: it was not brought here")).into()),
     };
-    // What is in the image runs wherever the image does.
-    if let Some(path) = path {
-        let uploaded = upload::program(&order.config, store, &path).await?;
-        (of.program, of.architecture) = (Some(uploaded.hash), Some(uploaded.architecture));
+    match path {
+        Some(path) => {
+            let uploaded = upload::program(&order.config, store, &path).await?;
+            (of.program, of.architecture) = (Some(uploaded.hash), Some(uploaded.architecture));
+        }
+        // What is in the image runs wherever the image does.
+        None => of.architecture = Image::read(order.config.values())?.only_for().map(str::to_owned),
     }
     let attached = listed(order.config.values()).map_err(sent::Error::from)?;
     of.attached = sent::send(store.map(|store| (&store.objects, &store.root)), &attached).await?;

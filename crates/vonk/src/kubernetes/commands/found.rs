@@ -74,8 +74,12 @@ async fn in_store(
             Err(anyhow::Error::new(error).context(unfound.to_string()))
         }
         (_, Ok(store)) if code_of(&unfound) == exit::LOST => {
-            let named = Some(namespace).filter(|namespace| !namespace.is_empty());
-            match history::find(&store, wanted, named).await {
+            let found = match namespace {
+                // Somebody else may call theirs so, in another namespace.
+                "" => history::find_id(&store, wanted).await,
+                namespace => history::find(&store, wanted, Some(namespace)).await,
+            };
+            match found {
                 Ok(Some(past)) => Ok(Found::Away { past: Box::new(past), why: unfound }),
                 Ok(None) | Err(_) => Err(unfound),
             }
@@ -147,7 +151,8 @@ mod tests {
             async |wanted: &str, namespace: &str| app(in_store(Ok(with_two().await), wanted, namespace, away()).await);
         let why = "list Jobs: the API server does not answer: no answer";
         assert_eq!(found("nightly", "team-a").await, format!("{} although {why}", AppId(7)));
-        assert_eq!(found("nightly", "").await, format!("{} although {why}", AppId(8)), "the youngest of all");
+        assert_eq!(found("nightly", "").await, format!("69: {why}"), "it may be anybody's");
+        assert_eq!(found(&AppId(8).to_string(), "").await, format!("{} although {why}", AppId(8)));
         assert_eq!(found("weekly", "").await, format!("69: {why}"));
         let many = FindError::Many { wanted: "nightly".into(), found: Vec::new() };
         assert!(app(in_store(Ok(with_two().await), "nightly", "", many.into()).await).starts_with("2: "));

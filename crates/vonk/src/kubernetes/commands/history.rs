@@ -157,8 +157,8 @@ pub(crate) async fn all(store: &Store, namespace: &str) -> Result<Youngest, Stor
 /// # Errors
 /// The store refuses or does not answer.
 pub(crate) async fn find(store: &Store, wanted: &str, namespace: Option<&str>) -> Result<Option<Past>, StoreError> {
-    if let Some(app) = id_of(wanted) {
-        return past(store, app).await;
+    if id_of(wanted).is_some() {
+        return find_id(store, wanted).await;
     }
     let look = async |app| -> Result<Option<Past>, StoreError> {
         let told = told(store, app).await?;
@@ -180,6 +180,17 @@ pub(crate) async fn find(store: &Store, wanted: &str, namespace: Option<&str>) -
         }
     }
     Ok(None)
+}
+
+/// The same by its id alone, which is one everywhere.
+///
+/// # Errors
+/// The store refuses or does not answer.
+pub(crate) async fn find_id(store: &Store, wanted: &str) -> Result<Option<Past>, StoreError> {
+    match id_of(wanted) {
+        Some(app) => past(store, app).await,
+        None => Ok(None),
+    }
 }
 
 /// Whether an application may be one of the namespace: older drivers did not tell theirs.

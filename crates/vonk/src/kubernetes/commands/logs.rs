@@ -13,7 +13,7 @@ use k8s_backend::refusal::Answer;
 use model::ids::ExecutorId;
 use model::{AppId, exit};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::connection::Connection;
 use super::found::{Found, NAME_A_STORE, find};
@@ -129,6 +129,11 @@ impl Unread {
         Self { why: why.to_owned(), code: exit::WRONG }
     }
 
+    /// A part was shown already.
+    fn of_the_rest(self) -> NotShown {
+        NotShown { says: format!("show the rest: {}", self.why), code: self.code }
+    }
+
     fn answered(pod: &str, answer: &Answer) -> Self {
         let code = match answer.code {
             401 | 403 => exit::REFUSED,
@@ -161,9 +166,9 @@ async fn print(
                 read = Some(ended);
                 continue;
             }
-            () = &mut nothing, if !follow && !came && read.is_none() => {
-                let why = format!("nothing of its log has come for {} s", NOTHING_FOR.as_secs());
-                return Ok(Some(Unread { why, code: exit::LOST }));
+            () = &mut nothing, if !follow && read.is_none() => {
+                let unread = Unread { why: format!("nothing of its log has come for {} s", NOTHING_FOR.as_secs()), code: exit::LOST };
+                return if came { Err(unread.of_the_rest().into()) } else { Ok(Some(unread)) };
             }
             else => break,
         };
@@ -171,6 +176,7 @@ async fn print(
             Heard::Line(line) if !came && line.starts_with(NO_LOG) => complaint = Some(line),
             Heard::Line(line) => {
                 came = true;
+                nothing.as_mut().reset(Instant::now() + NOTHING_FOR);
                 out(&line);
             }
             // Whoever does not follow it does not wait for it either.
@@ -182,10 +188,7 @@ async fn print(
         }
     }
     match (read.unwrap_or(Ok(())), complaint) {
-        (Err((pod, answer)), _) if came => {
-            let Unread { why, code } = Unread::answered(&pod, &answer);
-            Err(NotShown { says: format!("show the rest: {why}"), code }.into())
-        }
+        (Err((pod, answer)), _) if came => Err(Unread::answered(&pod, &answer).of_the_rest().into()),
         (Err((pod, answer)), _) => Ok(Some(Unread::answered(&pod, &answer))),
         (Ok(()), Some(complaint)) if !came => Ok(Some(Unread::gone(String::from_utf8_lossy(&complaint).trim_end()))),
         (Ok(()), _) => Ok(None),

@@ -118,14 +118,14 @@ impl Preflight {
         };
         let end = tokio::select! {
             end = looking => end,
-            received = signals.next() => Ok(End { code: received.code, why: received.word.to_owned() }),
+            received = signals.next() => Ok(End::unheard(received.code, received.word)),
         };
         match find(cluster, &app.to_string()).await {
             Ok(root) => remove(cluster, &root).await?,
             Err(FindError::Unknown { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let End { code, why } = end?;
+        let End { code, why, .. } = end?;
         if code != exit::DONE {
             self.say(&Check::new("pod", Outcome::Failed, why));
         }
