@@ -190,8 +190,13 @@ async fn a_long_one_costs_a_driver_in_the_cluster_nothing() {
         assert_eq!(ground.losses().await, []);
         let app = ended.stdout.lines().next().unwrap_or_default();
         ground.vonk(&["kill", app]).ends().await.with_code(0);
-        // Nodes may tell late that executors have ended; what only they could still write is then left to the next driver.
-        ground.next_driver_sweeps().await;
+        // Nodes tell late after this that executors have ended; what only they could still write is then left to a sweep.
+        let swept = async || {
+            ground.next_driver_sweeps().await;
+            ground.sweep().await;
+            ground.left_in_cluster().await.is_empty() && ground.left_in_store().await.is_empty()
+        };
+        until_within(AFTER, "all is swept", swept).await;
     })
     .await;
 }
