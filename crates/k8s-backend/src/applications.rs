@@ -36,9 +36,6 @@ const EVENTS_AT_ONCE: u32 = 500;
 /// So many times, no more: a thousand executors that start make five thousand of them.
 const EVENT_LISTS: usize = 12;
 
-/// What begins the name of a root that has its application's id.
-const ROOT_PREFIX: &str = "vonk-";
-
 /// Where the driver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -214,18 +211,12 @@ pub async fn roots(cluster: &Cluster, selector: &str) -> Result<Vec<Root>, Reque
     Ok(roots)
 }
 
-/// The application that is meant by its id, bare or as its root is called; nothing if it is meant by another name.
-#[must_use]
-pub fn id_of(wanted: &str) -> Option<AppId> {
-    wanted.strip_prefix(ROOT_PREFIX).unwrap_or(wanted).parse().ok()
-}
-
 /// Finds an application by its id, its root's name, or what people call it.
 ///
 /// # Errors
 /// There is none or many, or the API server refuses or does not answer.
 pub async fn find(cluster: &Cluster, wanted: &str) -> Result<Root, FindError> {
-    let selector = match id_of(wanted) {
+    let selector = match names::id_of(wanted) {
         Some(app) => format!("{},{APP}={app}", names::select_all()),
         None => names::select_all(),
     };
@@ -234,7 +225,7 @@ pub async fn find(cluster: &Cluster, wanted: &str) -> Result<Root, FindError> {
 }
 
 fn choose(mut roots: Vec<Root>, wanted: &str, namespace: &str) -> Result<Root, FindError> {
-    let id = id_of(wanted);
+    let id = names::id_of(wanted);
     let exact = |root: &Root| (id.is_some() && root.app() == id) || root.name() == wanted;
     if let Some(index) = roots.iter().position(exact) {
         return Ok(roots.swap_remove(index));

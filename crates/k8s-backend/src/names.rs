@@ -112,10 +112,19 @@ impl Role {
     }
 }
 
+/// What begins the name of a root; its application's id follows, unless it was submitted with a key.
+const ROOT_PREFIX: &str = "vonk-";
+
 /// The root of an application: what owns everything else.
 #[must_use]
 pub fn root(app: AppId) -> String {
-    format!("vonk-{app}")
+    format!("{ROOT_PREFIX}{app}")
+}
+
+/// The application that is meant by its id, bare or as its [`root`] is called; nothing if it is meant by another name.
+#[must_use]
+pub fn id_of(wanted: &str) -> Option<AppId> {
+    wanted.strip_prefix(ROOT_PREFIX).unwrap_or(wanted).parse().ok()
 }
 
 /// The root of try `attempt` under an idempotency key: the same for whoever submits with the same key.

@@ -14,6 +14,7 @@ use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 
 use crate::access::Cluster;
+use crate::pod::GRACE_SECONDS;
 use crate::request::RequestError;
 
 /// A watch is begun anew after so many seconds: a connection that died silently is noticed then.
@@ -21,9 +22,6 @@ const WATCH_SECONDS: u32 = 60;
 
 /// A stream of events that has ended is begun anew after so long.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// How long a pod's containers may take to end if nobody says.
-const GRACE: Duration = Duration::from_secs(30);
 
 /// Why an application is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +125,7 @@ impl OwnPod {
 /// The pod is gone or goes, as it was seen last.
 fn deleted(pod: Option<&ObjectMeta>) -> Over {
     let grace = pod.and_then(|pod| pod.deletion_grace_period_seconds).and_then(|seconds| u64::try_from(seconds).ok());
-    Over::Deleted { within: grace.map_or(GRACE, Duration::from_secs) }
+    Over::Deleted { within: Duration::from_secs(grace.unwrap_or(GRACE_SECONDS.into())) }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::settings::PodSettings;
 use crate::template::Template;
 
 /// Executors give a drain up at 25 s, and the shortest notice of a spot machine is 30 s.
-const GRACE_SECONDS: i64 = 30;
+pub(crate) const GRACE_SECONDS: u32 = 30;
 
 /// Beyond the volume for spilling, a container writes its log, which counts too.
 const LOG_DISK: u64 = 1 << 30;
@@ -224,7 +224,7 @@ fn base(of: &AppPods, role: Role, tls_secret: &str, disk: u64) -> Pod {
             ..PodSecurityContext::default()
         }),
         service_account_name: Some(account.to_owned()),
-        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        termination_grace_period_seconds: Some(GRACE_SECONDS.into()),
         volumes: Some(vec![
             Volume { name: "vonk-work".to_owned(), empty_dir: Some(work), ..Volume::default() },
             Volume { name: "vonk-tls".to_owned(), secret: Some(tls), ..Volume::default() },

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use vonk_cluster_tests::{NOTES, Notes};
 
-use crate::running::{Place, Running, program, vonk};
+use crate::running::{Ended, Place, Running, program, vonk};
 
 /// Whatever is to happen does so within this time, unless a test knows better: pods start slowly where others build.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -165,6 +165,14 @@ impl Ground {
     pub(crate) fn ask(&self, words: &[&str]) -> Running {
         let store = format!("--conf=store={}", self.store_url());
         self.vonk(&[words, &[store.as_str()]].concat())
+    }
+
+    /// Kills an application, and sees that whoever started it hears so.
+    pub(crate) async fn kill(&self, app: &str, running: Running) -> Ended {
+        self.ask(&["kill", app]).ends().await.with_code(0);
+        let ended = running.ends().await;
+        ended.with_code(143);
+        ended
     }
 
     /// Waits until the answer to a command has these words on stdout.

@@ -69,8 +69,7 @@ async fn a_pod_without_a_log_says_why_and_what_to_do() {
             shown.code == Some(2) && says("is waiting to start") && says("and the store has no log of it")
         };
         ground.until("there is no log, and it is said why", says_so).await;
-        ground.ask(&["kill", &app]).ends().await.with_code(0);
-        running.ends().await.with_code(143);
+        ground.kill(&app, running).await;
     })
     .await;
 }

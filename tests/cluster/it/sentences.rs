@@ -46,9 +46,7 @@ async fn a_quota_is_told_alike_everywhere_and_after_a_kill() {
         ground.until_told(&["diagnose", &app], &format!("warning: {told} (for ")).await;
         ground.until_told(&["status", &app], &told).await;
 
-        ground.ask(&["kill", &app]).ends().await.with_code(0);
-        let ended = running.ends().await;
-        ended.with_code(143);
+        let ended = ground.kill(&app, running).await;
         ended.said("application was removed");
         ground.until_told(&["diagnose", &app], "application was removed").await;
         ground.until_told(&["status", &app], "failed").await;
@@ -80,8 +78,7 @@ async fn why_a_driver_pod_is_not_made_is_told_alike_everywhere() {
         let shown = ground.ask(&["status", &app]).ends().await;
         shown.with_code(0);
         assert!(!shown.stdout.contains(told), "without the right it is only shorter: {shown:?}");
-        ground.ask(&["kill", &app]).ends().await.with_code(0);
-        running.ends().await.with_code(143);
+        ground.kill(&app, running).await;
     })
     .await;
 }
@@ -96,8 +93,7 @@ async fn a_secret_that_cannot_be_mounted_is_told_alike_everywhere() {
         running.says(told).await;
         ground.until_told(&["status", &app], told).await;
         ground.until_told(&["diagnose", &app], &format!("fatal: {told}")).await;
-        ground.ask(&["kill", &app]).ends().await.with_code(0);
-        running.ends().await.with_code(143);
+        ground.kill(&app, running).await;
     })
     .await;
 }
@@ -144,8 +140,7 @@ async fn a_killed_driver_in_the_cluster_is_asked_about_afterwards() {
         let running = ground.submit(&[], &["wait", "1"]);
         let app = running.prints("").await.1;
         ground.noted("runs", 1).await;
-        ground.ask(&["kill", &app]).ends().await.with_code(0);
-        running.ends().await.with_code(143);
+        ground.kill(&app, running).await;
         ground
             .until("its Job is gone", async || {
                 ground.api::<Job>().get_opt(&format!("vonk-{app}")).await.unwrap().is_none()

@@ -43,6 +43,12 @@ async fn names(ground: &Ground) -> BTreeSet<String> {
     pods.into_iter().filter_map(|pod| pod.metadata.name).collect()
 }
 
+/// Ends the application, and sees that its pods go.
+async fn end(ground: &Ground, backend: &PodBackend) {
+    backend.stop().await;
+    until(async || names(ground).await.is_empty()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_whose_answer_is_lost_doubles_no_pod() {
     let ground = Ground::new(&[]).await;
@@ -57,8 +63,7 @@ async fn a_creation_whose_answer_is_lost_doubles_no_pod() {
     assert_eq!(between.to_lose(), 0, "answers were lost");
     assert_eq!(executors.len(), 3);
     assert_eq!(names(&ground).await.len(), 3);
-    backend.stop().await;
-    until(async || names(&ground).await.is_empty()).await;
+    end(&ground, &backend).await;
     ground.leave().await;
 }
 
@@ -82,8 +87,7 @@ async fn what_happens_while_no_watch_runs_is_learnt_afterwards() {
     let after = names(&ground).await;
     assert_eq!(after.len(), 3);
     assert_eq!(after.intersection(&before).count(), 2, "{before:?} became {after:?}");
-    backend.stop().await;
-    until(async || names(&ground).await.is_empty()).await;
+    end(&ground, &backend).await;
     ground.leave().await;
 }
 
@@ -152,6 +156,5 @@ async fn asked_by(ground: &Ground, user: &str) {
         "{refused} in {took:?}"
     );
     assert_eq!(names(ground).await.len(), WANTED as usize);
-    backend.stop().await;
-    until(async || names(ground).await.is_empty()).await;
+    end(ground, &backend).await;
 }

@@ -5,7 +5,8 @@
 use driver::standing::{self, Standing};
 use futures::StreamExt;
 use futures::stream;
-use k8s_backend::applications::{Application, Mode, Wall, id_of};
+use k8s_backend::applications::{Application, Mode, Wall};
+use k8s_backend::names::id_of;
 use model::events::AppEvent;
 use model::exit;
 use model::failure::LossCause;
